@@ -1,0 +1,325 @@
+"Bad input to datasets and splits: each is one line that says what was given and what is possible"
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from logex_nb.core import configure
+from logex_nb.data.datasets import Source, open_dataset, short_name
+from logex_nb.data.splits import Split, make_split
+from logex_nb.data.tiles import load_tiles, pack
+
+SMALL = Split(head=1, shots=2, val_head=2, val_tail=2, test=2, size=8)
+
+
+@pytest.fixture
+def root(tmp_path):
+    "Three classes with 12, 10 and 8 noise images"
+    rng, folder = np.random.default_rng(0), tmp_path / "skin"
+    for label, n in dict(melanoma=12, naevus=10, nerves=8).items():
+        (folder / label).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / label / f"{i}.png")
+    return folder
+
+
+def metadata(root, **columns):
+    "A metadata.csv of all images; `columns` are functions of the table"
+    table = pd.DataFrame([(p.relative_to(root).as_posix(), p.parent.name) for p in sorted(root.glob("*/*.png"))],
+                         columns=["file_name", "label"])
+    table = table.assign(**columns)
+    table.to_csv(root / "metadata.csv", index=False)
+    return table
+
+
+def fails(message, kind=ValueError):
+    "The error is of this kind, on one line, and has `message` in it"
+    class Raises:
+        def __enter__(self): return self
+        def __exit__(self, got, error, trace):
+            assert got is not None, "nothing was raised"
+            assert issubclass(got, kind) and message in str(error) and "\n" not in str(error), repr(error)
+            return True
+    return Raises()
+
+
+def opened(root): return open_dataset(f"folder:{root}")
+
+
+@pytest.mark.parametrize("name", ["imagenet", "", "folder", "folder:", "npz:", "phantom:x", "http://x", "Folder:x"])
+def test_unknown_kind(name):
+    with fails("choose phantom, folder:PATH or npz:PATH"): open_dataset(name)
+
+
+def test_short_name_is_safe_in_paths(tmp_path):
+    assert short_name(f"folder:{tmp_path}/a b;c/") == "a_b_c"
+    with fails("rename it"): short_name("folder:elsewhere/phantom")
+
+
+# ---- folders
+
+def test_folder_missing(tmp_path):
+    with fails("no image folder at", FileNotFoundError): open_dataset(f"folder:{tmp_path}/nowhere")
+
+
+def test_folder_is_a_file(root):
+    with fails("no image folder at", FileNotFoundError): open_dataset(f"folder:{root}/nerves/0.png")
+
+
+def test_folder_empty(tmp_path):
+    with fails("has 0 classes"): opened(tmp_path)
+
+
+def test_folder_one_class(tmp_path):
+    (tmp_path / "naevus").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "naevus/1.png")
+    with fails("has 1 classes ['naevus']"): opened(tmp_path)
+
+
+def test_class_folder_empty(root):
+    (root / "vessels").mkdir()
+    (root / "vessels/.DS_Store").touch()
+    with fails("vessels is empty"): opened(root)
+
+
+def test_harmless_files_are_skipped(root):
+    for name in (".DS_Store", "README.md", "LICENSE", "naevus/.DS_Store", "naevus/._0.png"): (root / name).touch()
+    (root / ".thumbs").mkdir()
+    assert len(opened(root).table) == 30 and opened(root).classes == ["melanoma", "naevus", "nerves"]
+
+
+def test_foreign_file_in_class_folder(root):
+    (root / "naevus/foo.txt").write_text("notes")
+    with fails("naevus/foo.txt is not an image"): opened(root)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".webp"])
+def test_truncated_image(root, suffix):
+    path = root / f"naevus/cut{suffix}"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    data = opened(root)
+    with fails(f"naevus/cut{suffix}"): data.read(data.table, 8)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_text_called_png(root, content):
+    (root / "naevus/zz.png").write_bytes(content)
+    data = opened(root)
+    with fails("naevus/zz.png"): data.read(data.table, 8)
+
+
+def test_sixteen_bit_image(root):
+    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(root / "naevus/deep.png")
+    data = opened(root)
+    with fails("over 8 bits"): data.read(data.table, 8)
+
+
+def test_truncated_image_leaves_no_pack(root, tmp_path):
+    data, folder = opened(root), tmp_path / "packed"
+    split = make_split(data, SMALL)
+    pack(data, split, folder, 8)
+    path = root / split.image.iloc[-1]
+    path.write_bytes(path.read_bytes()[:40])
+    with fails(path.name): pack(data, split, folder, 8)
+    with fails("has no split.csv", FileNotFoundError): load_tiles(folder)
+    assert [p for p in folder.iterdir() if p.name.startswith(".")] == []
+
+
+def test_pack_where_nothing_can_be_written(root, tmp_path):
+    data = opened(root)
+    (tmp_path / "file").touch()
+    with fails("file", OSError): pack(data, make_split(data, SMALL), tmp_path / "file/packed", 8)
+
+
+# ---- metadata.csv
+
+def test_metadata_names_missing_file(root):
+    table = metadata(root)
+    table.replace("naevus/0.png", "naevus/77.png").to_csv(root / "metadata.csv", index=False)
+    with fails("first 'naevus/77.png'", FileNotFoundError): opened(root)
+
+
+@pytest.mark.parametrize("column", ["file_name", "label"])
+def test_metadata_misses_column(root, column):
+    metadata(root).drop(columns=column).to_csv(root / "metadata.csv", index=False)
+    with fails(f"has no column {column}"): opened(root)
+
+
+@pytest.mark.parametrize("content", [b"", b"file_name,label\n\"unclosed", b"\xff\xfe\x00\x01"])
+def test_metadata_unreadable(root, content):
+    (root / "metadata.csv").write_bytes(content)
+    with fails("metadata.csv"): opened(root)
+
+
+def test_metadata_without_rows(root):
+    (root / "metadata.csv").write_text("file_name,label\n")
+    with fails("has 0 classes"): opened(root)
+
+
+def test_metadata_unknown_split(root):
+    metadata(root, split="validation")
+    with fails("unknown split 'validation' of image 'melanoma/0.png'"): opened(root)
+
+
+def test_metadata_empty_split(root):
+    metadata(root, split=lambda t: np.where(t.index == 3, "", "train"))
+    with fails("unknown split ''"): opened(root)
+
+
+def test_metadata_duplicate_and_unlabelled(root):
+    table = metadata(root)
+    pd.concat([table, table[:1]]).to_csv(root / "metadata.csv", index=False)
+    with fails("'melanoma/0.png'"): opened(root)
+    table.assign(label=table.label.where(table.index != 0, "")).to_csv(root / "metadata.csv", index=False)
+    with fails("listed twice or has no label"): opened(root)
+
+
+def test_class_called_na_stays_a_class(root):
+    metadata(root, label=lambda t: t.label.replace("naevus", "NA"))
+    data = opened(root)
+    assert data.classes == ["NA", "melanoma", "nerves"]
+    split = make_split(data, replace(SMALL, head=("melanoma",)))
+    assert (split.label == "NA").sum() == 6
+
+
+def test_class_head_and_tail(root):
+    metadata(root, group=lambda t: np.where(t.index % 2, "head", "tail"))
+    with fails("is head and tail"): opened(root)
+
+
+def test_group_of_head_and_tail_is_no_patient(root):
+    metadata(root, group=lambda t: np.where(t.label == "melanoma", "head", "tail"))
+    data = opened(root)
+    assert data.table.group.is_unique and set(data.table.part) == {"head", "tail"}
+    assert set(make_split(data, replace(SMALL, head=None)).query("part == 'head'").label) == {"melanoma"}
+
+
+def official(t): return np.array(["train", "val", "test"])[t.groupby("label").cumcount() % 3]
+
+
+def test_group_crosses_splits(root):
+    metadata(root, split=official, group=lambda t: np.where(t.index < 2, "patient 7", t.file_name))
+    with fails("group 'patient 7' is in splits ['train', 'val']"): make_split(opened(root), replace(SMALL, val_tail=1))
+
+
+def test_official_split_too_small_for_shots(root):
+    metadata(root, split=official)
+    with fails("class 'nerves' has 3 images in split 'train', 4 needed"):
+        make_split(opened(root), replace(SMALL, shots=4))
+
+
+def test_official_split_without_validation(root):
+    metadata(root, split=lambda t: np.where(t.index % 2, "train", "test"))
+    with fails("images in split 'val', 1 needed"): make_split(opened(root), SMALL)
+
+
+# ---- classes and counts
+
+def test_fewer_images_than_shots(root):
+    with fails("class 'nerves' has 8 images in 8 groups, too few for"): make_split(opened(root), replace(SMALL, shots=10))
+
+
+@pytest.mark.parametrize("key", ["head", "tail"])
+def test_unknown_class(root, key):
+    cfg = replace(SMALL, **{"head": None, key: ("nervs",)})
+    with fails(f"unknown {key} class 'nervs': choose from ['melanoma', 'naevus', 'nerves']"): make_split(opened(root), cfg)
+
+
+@pytest.mark.parametrize("head", [0, 3, 99, ("melanoma", "naevus", "nerves")])
+def test_no_tail_or_no_head(root, head):
+    with fails("class is left"): make_split(opened(root), replace(SMALL, head=head))
+
+
+def test_nobody_says_what_is_head(root):
+    with fails("skin does not say which classes are head"): make_split(opened(root), replace(SMALL, head=None))
+
+
+@pytest.mark.parametrize("key", ["shots", "val_head", "val_tail", "test", "pool", "head_train"])
+def test_negative_counts(root, key):
+    with fails(f"{key} is -1"): make_split(opened(root), replace(SMALL, **{key: -1}))
+
+
+def test_unknown_key():
+    with fails("unknown key 'shot'"): configure(Split, dict(shot=3), "[split]")
+
+
+def test_copy_in_two_splits(root):
+    metadata(root, split=official)
+    (root / "naevus/1.png").write_bytes((root / "naevus/0.png").read_bytes())
+    with fails("one and the same"): make_split(opened(root), replace(SMALL, tail=("naevus",), shots=4))
+
+
+@pytest.mark.parametrize("key", ["head_per_class", "tail_per_class", "cases_per_class"])
+def test_empty_phantom(key):
+    with fails("at least one tile and one case"): open_dataset("phantom", Source(**{key: 0}))
+
+
+# ---- npz
+
+GOOD = dict(images=np.arange(6 * 4 * 5 * 3, dtype=np.uint8).reshape(6, 4, 5, 3), labels=np.array([0, 1, 0, 1, 1, 0]))
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(labels=np.array(["a", None, "a", "b", "b", "b"])), "save it as text or int"),
+    (dict(images=np.array([np.zeros((4, 4, 3), np.uint8), None] * 3, dtype=object)), "save it as text or int"),
+    (dict(images=GOOD["images"] / 255), "float64"),
+    (dict(images=GOOD["images"].astype(np.int64)), "not uint8 [n,h,w,3]"),
+    (dict(images=GOOD["images"][..., 0]), "not uint8 [n,h,w,3]"),
+    (dict(labels=GOOD["labels"][:5]), "labels in"),
+    (dict(labels=GOOD["labels"][:, None]), "expected (6,), one per image"),
+    (dict(labels=GOOD["labels"] / 2), "expected integers or text"),
+    (dict(labels=GOOD["labels"] * 0), "has 1 classes"),
+    (dict(classes=np.array(["naevus"])), "do not match, see [1]"),
+    (dict(classes=np.array(["naevus", "naevus"])), "do not match"),
+    (dict(classes=np.array(["naevus", "nerves", "vessels"])), "do not match, see [2]"),
+    (dict(labels=GOOD["labels"] - 1, classes=np.array(["naevus", "nerves"])), "do not match"),
+    (dict(split=np.array(["train"] * 5)), "split in"),
+    (dict(split=np.array(["training"] * 6)), "unknown split 'training'"),
+])
+def test_npz(tmp_path, change, message):
+    np.savez(tmp_path / "toy.npz", **(GOOD | change))
+    with fails(message): open_dataset(f"npz:{tmp_path}/toy.npz")
+
+
+def test_npz_missing_array(tmp_path):
+    np.savez(tmp_path / "toy.npz", images=GOOD["images"], label=GOOD["labels"])
+    with fails("no array labels"): open_dataset(f"npz:{tmp_path}/toy.npz")
+
+
+def test_npz_is_none(tmp_path):
+    with fails("no npz file at", FileNotFoundError): open_dataset(f"npz:{tmp_path}/toy.npz")
+    (tmp_path / "toy.npz").write_text("no zip")
+    with fails("cannot read npz file"): open_dataset(f"npz:{tmp_path}/toy.npz")
+    with open(tmp_path / "toy.npz", "wb") as f: np.save(f, GOOD["images"])
+    with fails("cannot read npz file"): open_dataset(f"npz:{tmp_path}/toy.npz")
+    np.savez(tmp_path / "toy.npz", **GOOD)
+    (tmp_path / "toy.npz").write_bytes((tmp_path / "toy.npz").read_bytes()[:300])
+    with fails("cannot read npz file"): open_dataset(f"npz:{tmp_path}/toy.npz")
+
+
+def test_npz_class_order(tmp_path):
+    np.savez(tmp_path / "a.npz", **GOOD, classes=np.array(["nerves", "melanoma"]))
+    assert open_dataset(f"npz:{tmp_path}/a.npz").classes == ["nerves", "melanoma"]
+    np.savez(tmp_path / "b.npz", images=GOOD["images"], labels=np.array(list("baabba")))
+    assert open_dataset(f"npz:{tmp_path}/b.npz").classes == ["a", "b"]
+    np.savez(tmp_path / "c.npz", **GOOD)
+    assert open_dataset(f"npz:{tmp_path}/c.npz").classes == ["0", "1"]
+
+
+# ---- packs
+
+def test_pack_of_other_length(root, tmp_path):
+    data = opened(root)
+    pack(data, make_split(data, SMALL), tmp_path / "packed", 8)
+    np.save(tmp_path / "packed/images.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    with fails("has 3 images and"): load_tiles(tmp_path / "packed")
+
+
+def test_subset_of_unknown_value(root, tmp_path):
+    data = opened(root)
+    tiles = pack(data, make_split(data, SMALL), tmp_path / "packed", 8)
+    with fails("no label 'freckle': choose from"): tiles.subset(label="freckle")
+    assert len(tiles.subset(split="val", part="tail", label="nerves")) == 2
