@@ -1,0 +1,56 @@
+# Every target sets up what it needs. `make help` lists them.
+PYTHON  ?= python3
+PROFILE ?= smoke
+DATASET ?= phantom
+TARGET  ?= logex_table2
+SEEDS   ?= 0
+CORES   ?= $(shell nproc 2>/dev/null || echo 2)
+TORCH   ?= auto
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export TQDM_MININTERVAL ?= 5
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test reproduce plan lab docs readme export clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH  TARGET=logex_table2|logex_figure2|logex"
+	@echo "             SEEDS=0,1,2  CORES=n  TORCH=auto|cpu|cuda"
+
+setup: $(READY) ## virtual environment with pinned packages
+
+$(READY): constraints.txt settings.ini setup.py install.sh
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh install.sh $(VENV)
+	@touch $@
+
+demo: $(READY) ## LoGex on the phantom in about a quarter of an hour: table and figures
+	@logex_reproduce --profile mini --dataset phantom --target logex --seeds 0 --cores $(CORES)
+
+test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest
+	@sh .ci/checks
+
+reproduce: $(READY) ## PROFILE= DATASET= TARGET= SEEDS=: a table or figure and what it needs
+	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES)
+
+plan: $(READY) ## what `make reproduce` would run, with the same settings
+	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --plan
+
+lab: $(READY) ## JupyterLab on the notebooks
+	@jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root)
+
+docs: $(READY) ## the documentation, in _docs/
+	@python docs/build.py
+
+readme: $(READY) ## README.md from nbs/index.ipynb
+	@python docs/build.py readme
+
+export: $(READY) ## the package from the notebooks, notebooks cleaned
+	@nbdev_export && nbdev_clean
+
+clean: ## docs and caches; keeps the environment, runs and results
+	rm -rf _docs _docsrc _proc .pytest_cache build *.egg-info

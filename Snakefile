@@ -1,0 +1,129 @@
+# Which notebook makes which file. A stage is done when its record.json is there, which it writes last;
+# everything else in its folder stays out of `output`, so that a stage that died can resume from it.
+from glob import glob
+from shlex import quote
+
+from logex_nb.core import load_config
+from logex_nb.data.datasets import short_name
+from logex_nb.workflow import Study, generation_folder, methods, rows
+
+PROFILE = config.get("profile", "smoke")
+SOURCE = config.get("dataset", "phantom")
+DATASET = short_name(SOURCE)
+SEEDS = [int(s) for s in str(config.get("seeds", 0)).split(",")]
+STUDY = load_config(Study, PROFILE, DATASET)
+METHODS = methods()
+RUNS = f"runs/{PROFILE}/{DATASET}"
+RESULTS = f"{STUDY.results}/{PROFILE}/{DATASET}"
+LOGEX = "nbs/experiments/logex"
+COMMON = f"profile={PROFILE} {quote('dataset=' + SOURCE)}"
+
+
+def record(*parts):
+    return "/".join([RUNS, *map(str, parts), "record.json"])
+
+
+def modules(*names):
+    "The exported modules that a stage uses: an edit of one of them makes the stage run again"
+    found = [sorted(glob(f"logex_nb/{n}.py")) for n in ("core", *names)]
+    if not all(found): raise FileNotFoundError(f"one of the modules {names} is missing: run make export")
+    return sum(found, [])
+
+
+def generation(seed):
+    return generation_folder(STUDY, int(seed))
+
+
+def images_for(wildcards):
+    "A classifier's training images: the split, and the generated ones where its row asks for them"
+    needs = [record("data")]
+    if METHODS[wildcards.method].synthetic:
+        needs.append(record("synthetic", generation(wildcards.seed)))
+    return needs
+
+
+wildcard_constraints:
+    method="|".join(METHODS),
+    seed=r"\d+",
+    generation=r"shared|seed\d+",
+
+
+localrules: logex, logex_table2, logex_figure2
+
+
+rule logex:
+    input: f"{RESULTS}/logex_table2/record.json", f"{RESULTS}/logex_figure2/record.json"
+
+
+rule logex_table2:
+    input: f"{RESULTS}/logex_table2/record.json"
+
+
+rule logex_figure2:
+    input: f"{RESULTS}/logex_figure2/record.json"
+
+
+rule data:
+    input: f"{LOGEX}/split.ipynb", modules("data/*")
+    output: record("data")
+    threads: 2
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
+
+
+rule base:
+    input: f"{LOGEX}/base.ipynb", record("data"), modules("generate/pipeline", "generate/pretraining")
+    output: record("base")
+    threads: 2
+    resources: gpu=1
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
+
+
+rule lora:
+    input: f"{LOGEX}/lora.ipynb", record("data"), record("base"), modules("generate/pipeline", "generate/lora")
+    output: record("lora", "{generation}")
+    threads: 1
+    priority: 2
+    resources: gpu=1
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={wildcards.generation}"
+
+
+rule classifier:
+    input: f"{LOGEX}/classifier.ipynb", images_for,
+           modules("classify/*", "detect/metrics")
+    output: record("classifier", "{method}", "seed{seed}")
+    threads: 1
+    resources: gpu=1
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
+
+
+def guide(wildcards):
+    "The auxiliary classifier belongs to the generator: seed 0 for a shared one, else the generator's own"
+    seed = 0 if wildcards.generation == "shared" else wildcards.generation.removeprefix("seed")
+    return record("classifier", "auxiliary", f"seed{seed}")
+
+
+rule generate:
+    input: f"{LOGEX}/generate.ipynb", record("data"), record("base"), record("lora", "{generation}"), guide,
+           modules("generate/pipeline", "generate/sampler", "generate/batching", "generate/guidance", "generate/manifest")
+    output: record("synthetic", "{generation}")
+    threads: 2
+    priority: 3
+    resources: gpu=1
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={wildcards.generation}"
+
+
+rule table2:
+    input: f"{LOGEX}/table2.ipynb",
+           [record("classifier", m, f"seed{s}") for m in rows(STUDY) for s in SEEDS],
+           modules("detect/*", "report/*")
+    output: f"{RESULTS}/logex_table2/record.json"
+    params: seeds=",".join(map(str, SEEDS))
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds}"
+
+
+rule figure2:
+    input: f"{LOGEX}/figure2.ipynb", record("data"), record("synthetic", generation(SEEDS[0])),
+           record("classifier", "oracle", "seed0"), modules("report/figures")
+    output: f"{RESULTS}/logex_figure2/record.json"
+    params: generation=generation(SEEDS[0])
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation}"
