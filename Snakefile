@@ -3,9 +3,9 @@
 from glob import glob
 from shlex import quote
 
-from logex_nb.core import load_config
+from logex_nb.core import load_config, sha256
 from logex_nb.data.datasets import short_name
-from logex_nb.workflow import Study, generation_folder, methods, rows
+from logex_nb.workflow import Study, generation_folder, methods, rows, section_class, training_config
 
 PROFILE = config.get("profile", "smoke")
 SOURCE = config.get("dataset", "phantom")
@@ -28,6 +28,11 @@ def modules(*names):
     found = [sorted(glob(f"logex_nb/{n}.py")) for n in ("core", *names)]
     if not all(found): raise FileNotFoundError(f"one of the modules {names} is missing: run make export")
     return sum(found, [])
+
+
+def settings(*sections):
+    "Digest of resolved settings: Snakemake runs a stage again when they change, and only then"
+    return sha256(str([load_config(section_class(s), PROFILE, DATASET) for s in sections]).encode())[:16]
 
 
 def generation(seed):
@@ -66,6 +71,7 @@ rule logex_figure2:
 rule data:
     input: f"{LOGEX}/split.ipynb", modules("data/*")
     output: record("data")
+    params: settings("source", "split")
     threads: 2
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
 
@@ -73,6 +79,7 @@ rule data:
 rule base:
     input: f"{LOGEX}/base.ipynb", record("data"), modules("generate/pipeline", "generate/pretraining")
     output: record("base")
+    params: settings("study", "architecture", "pretrain")
     threads: 2
     resources: gpu=1
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
@@ -81,6 +88,7 @@ rule base:
 rule lora:
     input: f"{LOGEX}/lora.ipynb", record("data"), record("base"), modules("generate/pipeline", "generate/lora")
     output: record("lora", "{generation}")
+    params: settings("study", "lora")
     threads: 1
     priority: 2
     resources: gpu=1
@@ -91,6 +99,7 @@ rule classifier:
     input: f"{LOGEX}/classifier.ipynb", images_for,
            modules("classify/*", "detect/metrics")
     output: record("classifier", "{method}", "seed{seed}")
+    params: lambda w: sha256(str([METHODS[w.method], training_config(PROFILE, DATASET, w.method)]).encode())[:16]
     threads: 1
     resources: gpu=1
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
@@ -106,6 +115,7 @@ rule generate:
     input: f"{LOGEX}/generate.ipynb", record("data"), record("base"), record("lora", "{generation}"), guide,
            modules("generate/pipeline", "generate/sampler", "generate/batching", "generate/guidance", "generate/manifest")
     output: record("synthetic", "{generation}")
+    params: settings("study", "guidance")
     threads: 2
     priority: 3
     resources: gpu=1

@@ -88,7 +88,7 @@ def plot_tiles(
     for ax in axes.flat: ax.axis('off')
     for i, (ax, image) in enumerate(zip(axes.flat, images)):
         ax.imshow(image, interpolation='bicubic', cmap='gray')
-        if titles: ax.set_title(titles[i], fontsize=fontsize, pad=2)
+        if titles: ax.set_title(titles[i], fontsize=fontsize, pad=2, loc='left')
     plt.close(fig)
     return fig
 

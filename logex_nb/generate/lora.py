@@ -118,14 +118,14 @@ def encode_once(
     return Encoded(*(x.to(pipe.unet.device) for x in (
         mean, std * config.sample_posterior, encode_prompts(pipe, names), rows)))
 
-# %% ../../nbs/generate/lora.ipynb #c031
+# %% ../../nbs/generate/lora.ipynb #c030
 def draw(
     encoded: Encoded, # From `encode_once`
     scheduler: DDIMScheduler, # Adds the noise
     config: Lora, # `batch` and `accumulation` are used
     seed: int, # Of the run
     step: int, # Counted from 0
-) -> tuple[tuple, torch.Tensor]: # Inputs of the UNet (noisy latents, times, text), and the noise in them
+) -> tuple[tuple, torch.Tensor]: # The UNet's inputs (noisy latents, times, text) and the noise
     "The training examples of one step, determined by `seed` and `step`"
     (n, views, *shape), m = encoded.mean.shape, config.batch * config.accumulation
     rng = lambda *keys: torch.Generator().manual_seed(child_seed(seed, "lora", *keys))
@@ -140,7 +140,7 @@ def draw(
     noisy, times = scheduler.add_noise(latents, noise, times), times.to(latents.device)
     return (noisy, times, encoded.prompts[encoded.prompt[rows]]), noise
 
-# %% ../../nbs/generate/lora.ipynb #c035
+# %% ../../nbs/generate/lora.ipynb #c034
 def accumulate(
     unet: UNet2DConditionModel, # Its trainable parameters collect the gradient
     inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], # From `draw`
@@ -158,14 +158,14 @@ def accumulate(
         total += loss.detach()
     return total.item()
 
-# %% ../../nbs/generate/lora.ipynb #c040
-def _save(path: Path, key: str, losses: list[float], params: list[torch.nn.Parameter], *parts) -> None:
+# %% ../../nbs/generate/lora.ipynb #c039
+def _save(path: Path, key: str, losses: list[float], params: list, *parts) -> None:
     "A training in one file, written whole"
     state = dict(key=key, losses=losses, params=[p.detach().cpu() for p in params])
     with atomic(path) as tmp: torch.save(state | dict(parts=[x.state_dict() for x in parts]), tmp)
 
 
-def _resume(path: Path, key: str, params: list[torch.nn.Parameter], *parts) -> list[float]:
+def _resume(path: Path, key: str, params: list, *parts) -> list[float]:
     "Restore `params` and `parts` if the file is of this training; the losses so far"
     if not path.exists(): return []
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -183,7 +183,7 @@ def _key(pipe: StableDiffusionPipeline, images: np.ndarray, prompts: list[str], 
     first = pipe.unet.conv_in.weight.detach().float().cpu().numpy()
     return sha256(settings.encode() + np.ascontiguousarray(images).tobytes() + first.tobytes())
 
-# %% ../../nbs/generate/lora.ipynb #c042
+# %% ../../nbs/generate/lora.ipynb #c041
 def _fit(pipe: StableDiffusionPipeline, encoded: Encoded, params: list[torch.nn.Parameter],
          config: Lora, seed: int, folder: Path, key: str) -> list[float]:
     "Train `params`, from the last checkpoint if there is one; returns the loss of each step"
@@ -199,8 +199,8 @@ def _fit(pipe: StableDiffusionPipeline, encoded: Encoded, params: list[torch.nn.
         losses.append(accumulate(pipe.unet, inputs, noise, config))
         norm = torch.nn.utils.clip_grad_norm_(params, config.clip).item()
         if not math.isfinite(losses[-1]) or not math.isfinite(norm):
-            raise RuntimeError(f"loss {losses[-1]} and gradient norm {norm} in step {step}: lower lr "
-                               f"or use fp32; the last good state, if any, is {checkpoint}")
+            raise RuntimeError(f"loss {losses[-1]}, gradient norm {norm} in step {step}: lower lr or "
+                               f"use fp32; the last good state, if any, is {checkpoint}")
         optimizer.step()
         schedule.step()
         if (step + 1) % config.checkpoint_every == 0: _save(checkpoint, key, losses, *state)
@@ -216,7 +216,7 @@ def history(
     table = pd.DataFrame(dict(step=range(1, len(losses) + 1), loss=losses))
     return table.groupby((table.step - 1) // every).agg(dict(step="max", loss="mean"))
 
-# %% ../../nbs/generate/lora.ipynb #c045
+# %% ../../nbs/generate/lora.ipynb #c044
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
@@ -248,7 +248,7 @@ def load_lora(
     pipe.unet.requires_grad_(False)
     return pipe
 
-# %% ../../nbs/generate/lora.ipynb #c046
+# %% ../../nbs/generate/lora.ipynb #c045
 def train_lora(
     pipe: StableDiffusionPipeline, # The base; it carries the adapter afterwards
     images: np.ndarray, # Tail images, uint8 `[n, h, w, 3]`

@@ -1,0 +1,40 @@
+"The two commands, as a user meets them: one clear line and a non-zero exit for every slip"
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+SLIPS = {
+    "profile": (["--profile", "papr"], "no profile 'papr': choose from"),
+    "dataset": (["--dataset", "fantom"], "unknown dataset 'fantom': choose"),
+    "target": (["--target", "table9"], "no target 'table9': choose from"),
+    "seeds": (["--seeds", "0;1"], "seeds are '0;1'"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_told_in_one_line(slip):
+    arguments, told = SLIPS[slip]
+    done = subprocess.run([BIN / "logex_reproduce", *arguments], capture_output=True, text=True)
+    assert done.returncode
+    assert not done.stdout
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and told in last
+
+
+def test_a_mistyped_parameter_is_refused(tmp_path):
+    notebook = Path(__file__).parent.parent / "nbs" / "experiments" / "logex" / "classifier.ipynb"
+    done = subprocess.run([BIN / "logex_run", notebook, tmp_path / "run", "metod=ce"], capture_output=True, text=True)
+    assert done.returncode
+    assert "classifier.ipynb has no parameter 'metod': choose from" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    notebook = Path(__file__).parent.parent / "nbs" / "experiments" / "logex" / "classifier.ipynb"
+    (tmp_path / "run").write_text("a file stands where the folder should be")
+    done = subprocess.run([BIN / "logex_run", notebook, tmp_path / "run", "method=ce"], capture_output=True, text=True)
+    assert done.returncode
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
