@@ -199,8 +199,8 @@ def _fit(pipe: StableDiffusionPipeline, encoded: Encoded, params: list[torch.nn.
         losses.append(accumulate(pipe.unet, inputs, noise, config))
         norm = torch.nn.utils.clip_grad_norm_(params, config.clip).item()
         if not math.isfinite(losses[-1]) or not math.isfinite(norm):
-            raise RuntimeError(f"loss {losses[-1]}, gradient norm {norm} in step {step}: lower lr or "
-                               f"use fp32; the last good state, if any, is {checkpoint}")
+            raise RuntimeError(f"loss {losses[-1]}, gradient norm {norm} in step {step}: lower lr "
+                               f"or use fp32; the last good state, if any, is {checkpoint}")
         optimizer.step()
         schedule.step()
         if (step + 1) % config.checkpoint_every == 0: _save(checkpoint, key, losses, *state)
