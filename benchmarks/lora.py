@@ -68,7 +68,8 @@ def setting(pipe, images, prompts, config, rounds):
 
     arms = dict(encoding=lambda s: step(draw_encoding(pipe, images, prompts, config, 0, s), config),
                 cached=lambda s: step(draw(encoded, pipe.scheduler, config, 0, s), config))
-    if one_pass != config: arms["cached_one_pass"] = lambda s: step(draw(encoded, pipe.scheduler, one_pass, 0, s), one_pass)
+    if one_pass != config:
+        arms["cached_one_pass"] = lambda s: step(draw(encoded, pipe.scheduler, one_pass, 0, s), one_pass)
     s = measure(arms, rounds, device)
     ratios = {f"{k}_over_encoding": round(s["encoding"] / v, 2) for k, v in s.items() if k != "encoding"}
     return dict(batch=config.batch, accumulation=config.accumulation, precision=config.precision,
@@ -85,20 +86,17 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prompts = [f"a microscope image of class {i % 12}" for i in range(120)]
     images = np.random.default_rng(0).integers(0, 255, (120, args.size, args.size, 3), np.uint8)
-    rows = []
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        pipe = (load_pipeline(args.source) if args.source else build_pipeline(prompts)).to(device)
-        for part in (pipe.unet, pipe.vae, pipe.text_encoder): part.requires_grad_(False)
-        pipe.unet.to(memory_format=memory_format), pipe.vae.to(memory_format=memory_format)
-        add_lora(pipe.unet, Lora(), 0)
-        for batch, accumulation in ((1, 4), (4, 1), (16, 1)):
-            config = Lora(batch=batch, accumulation=accumulation, precision="bf16" if device == "cuda" else "fp32")
-            rows.append(dict(memory_format=str(memory_format).removeprefix("torch."))
-                        | setting(pipe, images, prompts, config, args.rounds))
-            print(json.dumps(rows[-1]), flush=True)
-    write_json(args.out, dict(what="seconds per LoRA step, encoding in every step against cached", source=args.source or "mini",
-                              size=args.size, rounds=args.rounds, threads=torch.get_num_threads(),
-                              clock="wall" if device == "cuda" else "CPU", rows=rows, environment=environment()))
+    pipe = (load_pipeline(args.source) if args.source else build_pipeline(prompts)).to(device)
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder): part.requires_grad_(False)
+    add_lora(pipe.unet, Lora(), 0)
+    record = dict(what="milliseconds per LoRA step: encoding in every step against cached", source=args.source or "mini",
+                  size=args.size, rounds=args.rounds, threads=torch.get_num_threads(),
+                  clock="wall" if device == "cuda" else "CPU", rows=[], environment=environment())
+    for batch, accumulation in ((1, 4), (4, 1), (16, 1)):
+        config = Lora(batch=batch, accumulation=accumulation, precision="bf16" if device == "cuda" else "fp32")
+        record["rows"].append(setting(pipe, images, prompts, config, args.rounds))
+        print(json.dumps(record["rows"][-1]), flush=True)
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ class Run:
         stage: str, # Name of the stage
         config: Any = None, # Dataclass, or a dict of several
         seed: int | None = None, # The stage's seed
-        inputs: list[Path | str] = (), # Files the result depends on; their hashes are recorded
+        inputs: list[Path | str] = (), # Files the result depends on; recorded with their hashes, relative to `folder`
     ):
         self.folder, self.stage, self.config, self.seed, self.inputs = Path(folder), stage, config, seed, inputs
         self.metrics: dict[str, Any] = {}
@@ -180,7 +180,7 @@ class Run:
 
     def __exit__(self, kind, error, trace) -> None:
         if kind is not None: return
-        hashes = {str(p): sha256(p) for p in self.inputs}
+        hashes = {Path(os.path.relpath(p, self.folder)).as_posix(): sha256(p) for p in self.inputs}
         write_json(self.folder / "record.json", dict(
             stage=self.stage, config=self.config, seed=self.seed, metrics=self.metrics, inputs=hashes,
             seconds=round(time.time() - self.started, 1), peak_gib=round(peak_memory(), 2), **environment()))

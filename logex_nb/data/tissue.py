@@ -55,7 +55,13 @@ class Tissue:
         self.params[name] = value = low + (high - low) * float(np.clip(place, 0, 1))
         return value
 
-    def paint(self, mask: np.ndarray | float, hema=0., eosin=0., pigment=0.) -> None:
+    def paint(
+        self,
+        mask: np.ndarray | float, # Share of each pixel that is covered, 0 to 1
+        hema: np.ndarray | float = 0., # New amount of hematoxylin
+        eosin: np.ndarray | float = 0., # New amount of eosin
+        pigment: np.ndarray | float = 0., # New amount of melanin
+    ) -> None:
         "Cover what is there by new amounts of stain, as far as `mask` (0 to 1) says"
         for name, value in dict(hema=hema, eosin=eosin, pigment=pigment).items():
             setattr(self, name, getattr(self, name) * (1 - mask) + value * mask)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Start', 'adam_step', 'project', 'Slots', 'frozen']
 
-# %% ../../nbs/generate/batching.ipynb #c002
+# %% ../../nbs/generate/batching.ipynb #c003
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Iterator
@@ -16,7 +16,7 @@ from torch import nn
 
 from .pipeline import encode_prompts
 
-# %% ../../nbs/generate/batching.ipynb #c006
+# %% ../../nbs/generate/batching.ipynb #c007
 @dataclass(frozen=True)
 class Start:
     "One image to be made"
@@ -35,7 +35,7 @@ class Start:
         return torch.randn(config.in_channels, config.sample_size, config.sample_size,
                            generator=torch.Generator().manual_seed(self.seed))
 
-# %% ../../nbs/generate/batching.ipynb #c009
+# %% ../../nbs/generate/batching.ipynb #c010
 @torch.no_grad()
 def adam_step(
     value: torch.Tensor, # `[n, ...]`, changed in place
@@ -54,7 +54,7 @@ def adam_step(
     size = (square / (1 - betas[1] ** k)).sqrt() + eps
     value.sub_(lr * mean / (1 - betas[0] ** k) / size)
 
-# %% ../../nbs/generate/batching.ipynb #c013
+# %% ../../nbs/generate/batching.ipynb #c014
 @torch.no_grad()
 def project(
     latents: torch.Tensor, # `[n, 4, h, w]`, changed in place
@@ -64,7 +64,7 @@ def project(
     length = latents.flatten(1).norm(dim=1).clamp(min=1e-12)
     latents.mul_((norms / length).view(-1, 1, 1, 1))
 
-# %% ../../nbs/generate/batching.ipynb #c016
+# %% ../../nbs/generate/batching.ipynb #c017
 class Slots:
     "Images being optimised: row `i` of every tensor belongs to the image in slot `i`"
 
@@ -124,7 +124,7 @@ class Slots:
             adam_step(self.values[k], grad, *self.moments[k], self.step, self.rates[k])
         if "latents" in grads: project(self.values["latents"], self.norms)
 
-# %% ../../nbs/generate/batching.ipynb #c024
+# %% ../../nbs/generate/batching.ipynb #c025
 @contextmanager
 def frozen(
     *nets: nn.Module, # Networks to freeze

@@ -6,7 +6,7 @@
 __all__ = ['OBJECTIVES', 'SETTINGS', 'Objective', 'confidence', 'Guidance', 'resize', 'Seen', 'evaluate', 'make_starts', 'Guided',
            'turn', 'guide']
 
-# %% ../../nbs/generate/guidance.ipynb #c002
+# %% ../../nbs/generate/guidance.ipynb #c003
 import math
 import time
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from .batching import Slots, Start, frozen
 from .pipeline import decode_latents
 from .sampler import clean_latents, recompute
 
-# %% ../../nbs/generate/guidance.ipynb #c007
+# %% ../../nbs/generate/guidance.ipynb #c009
 class Objective(NamedTuple):
     "A loss per image, and the loss below which an image is done"
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] # Of logits `[n, c]` and targets `[n]`
@@ -46,7 +46,7 @@ OBJECTIVES = dict(
                              lambda stop: -math.log(stop)),
 )
 
-# %% ../../nbs/generate/guidance.ipynb #c011
+# %% ../../nbs/generate/guidance.ipynb #c013
 @dataclass(frozen=True)
 class Guidance:
     "How images are steered towards a class"
@@ -88,13 +88,13 @@ class Guidance:
             | ({"cond": self.guidance_lr} if self.optimise_cond else {}) \
             | ({"uncond": self.guidance_lr} if self.optimise_uncond else {})
 
-# %% ../../nbs/generate/guidance.ipynb #c014
+# %% ../../nbs/generate/guidance.ipynb #c016
 SETTINGS = dict(
     paper=dict(legacy_double_step=True, shared_latents=True), # As run by the authors
     clean=dict(classifier_size=395, antialias=True), # As the classifier was trained
 )
 
-# %% ../../nbs/generate/guidance.ipynb #c017
+# %% ../../nbs/generate/guidance.ipynb #c019
 def resize(
     images: torch.Tensor, # `[n, 3, h, w]` in `[0, 1]`
     size: int, # Side in pixels; 0 leaves the images alone
@@ -105,7 +105,7 @@ def resize(
     out = F.interpolate(images, size=(size, size), mode="bicubic", antialias=antialias)
     return out.clamp(0, 1) if antialias else out
 
-# %% ../../nbs/generate/guidance.ipynb #c020
+# %% ../../nbs/generate/guidance.ipynb #c022
 class Seen(NamedTuple):
     "What one evaluation finds"
     loss: torch.Tensor # `[n]`, with gradient
@@ -135,7 +135,7 @@ def evaluate(
     weights = torch.arange(1., len(clean) + 1).to(losses[0])
     return Seen(weights / weights.sum() @ torch.stack(losses), p[-1].detach(), images[-1].detach())
 
-# %% ../../nbs/generate/guidance.ipynb #c026
+# %% ../../nbs/generate/guidance.ipynb #c028
 def make_starts(
     prompts: dict[str, str], # Prompt of each class
     class_ids: dict[str, int], # Class id of each class, for the classifier
@@ -149,7 +149,7 @@ def make_starts(
     return [Start(name, i, class_ids[name], prompt, seed(name, i))
             for i in range(config.per_class) for name, prompt in prompts.items()]
 
-# %% ../../nbs/generate/guidance.ipynb #c029
+# %% ../../nbs/generate/guidance.ipynb #c031
 @dataclass
 class Guided:
     "An image on its way through guidance, and the result at its end"
@@ -172,7 +172,7 @@ class Guided:
             self.image, self.iterate = image, len(self.confidence)
         self.confidence.append(confidence)
 
-# %% ../../nbs/generate/guidance.ipynb #c032
+# %% ../../nbs/generate/guidance.ipynb #c034
 def turn(
     pipe: StableDiffusionPipeline, # The generator
     classifier: nn.Module, # As for `guide`
@@ -208,7 +208,7 @@ def turn(
     for row in rows.values(): row.seconds += (time.perf_counter() - began) / len(rows)
     return going
 
-# %% ../../nbs/generate/guidance.ipynb #c034
+# %% ../../nbs/generate/guidance.ipynb #c036
 def guide(
     pipe: StableDiffusionPipeline, # The generator, LoRA fused
     classifier: nn.Module, # Maps `[n, 3, h, w]` in `[0, 1]` to logits `[n, c]`, with gradient

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'FREE', 'folder_name', 'save_pair', 'append_line', 'read_lines', 'fingerprint', 'check_settings',
            'kept_lines', 'write_lines', 'generate_folder', 'read_manifest', 'read_synthetic', 'verified']
 
-# %% ../../nbs/generate/manifest.ipynb #c002
+# %% ../../nbs/generate/manifest.ipynb #c003
 import csv
 import hashlib
 import io
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from ..core import atomic, sha256, write_json
 from .guidance import Guidance, Guided, guide, make_starts
 
-# %% ../../nbs/generate/manifest.ipynb #c007
+# %% ../../nbs/generate/manifest.ipynb #c008
 COLUMNS = ["class", "index", "seed", "prompt", "method", "iterate", "updates", "stopped_early",
            "confidence_before", "confidence_after", "seconds",
            "start_file", "start_sha256", "guided_file", "guided_sha256"]
@@ -59,7 +59,7 @@ def save_pair(
             "confidence_after": round(found.confidence[found.iterate], 6),
             "seconds": round(found.seconds, 2), **files}
 
-# %% ../../nbs/generate/manifest.ipynb #c009
+# %% ../../nbs/generate/manifest.ipynb #c010
 def append_line(
     path: Path, # The manifest
     row: dict[str, object], # `COLUMNS`
@@ -83,7 +83,7 @@ def read_lines(
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     return list(csv.DictReader(io.StringIO(whole)))
 
-# %% ../../nbs/generate/manifest.ipynb #c012
+# %% ../../nbs/generate/manifest.ipynb #c013
 FREE = ("batch", "checkpointing", "per_class") # What does not change an image
 
 
@@ -114,7 +114,7 @@ def check_settings(
                          "choose another folder or delete it")
     write_json(path, new)
 
-# %% ../../nbs/generate/manifest.ipynb #c016
+# %% ../../nbs/generate/manifest.ipynb #c017
 def kept_lines(
     folder: Path, # Of the run
 ) -> dict[tuple[str, int], dict[str, str]]: # Line of each finished image, by class and index
@@ -180,7 +180,7 @@ def read_manifest(
     text = {"class": str, "prompt": str, "method": str}
     return pd.read_csv(path, dtype=text, keep_default_na=False)
 
-# %% ../../nbs/generate/manifest.ipynb #c026
+# %% ../../nbs/generate/manifest.ipynb #c027
 def read_synthetic(
     folder: Path | str, # Made by `generate_folder`
     method: str = "guided", # `guided`, or `start` for the unguided twins

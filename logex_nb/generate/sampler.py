@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ddim_step', 'ddim_plan', 'recompute', 'clean_latents']
 
-# %% ../../nbs/generate/sampler.ipynb #c002
+# %% ../../nbs/generate/sampler.ipynb #c003
 from typing import Callable
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch.utils.checkpoint import checkpoint
 
-# %% ../../nbs/generate/sampler.ipynb #c007
+# %% ../../nbs/generate/sampler.ipynb #c008
 def ddim_step(
     noise_pred: torch.Tensor, # Predicted noise `[n, 4, h, w]`
     latents: torch.Tensor, # Latents at this step `[n, 4, h, w]`
@@ -39,7 +39,7 @@ def ddim_plan(
     after = lambda t: alphas[t - stride] if t >= stride else own.final_alpha_cumprod.item()
     return [(t, alphas[t], after(t)) for t in own.timesteps.tolist()]
 
-# %% ../../nbs/generate/sampler.ipynb #c013
+# %% ../../nbs/generate/sampler.ipynb #c014
 def recompute(
     f: Callable, # Of tensors
     on: bool, # Otherwise `f` itself
