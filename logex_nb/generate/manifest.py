@@ -102,6 +102,7 @@ def fingerprint(
 def check_settings(
     folder: Path, # Of the run
     settings: dict[str, object], # What shapes the images
+    stale: str = "refuse", # What to do about images made with others: `refuse` or `delete`
 ) -> None:
     "Write `settings.json`, unless it says that the images in `folder` were made with others"
     path = folder / "settings.json"
@@ -110,8 +111,12 @@ def check_settings(
     keys = sorted((old.keys() | new.keys()) - set(FREE))
     if changed := [k for k in keys if old.get(k) != new.get(k)]:
         said = ", ".join(f"{k} {old.get(k)!r}, now {new.get(k)!r}" for k in changed)
-        raise ValueError(f"{folder} holds images made with other settings ({said}): "
-                         "choose another folder or delete it")
+        if stale != "delete":
+            raise ValueError(f"{folder} holds images made with other settings ({said}): "
+                             "choose another folder or delete it")
+        for row in read_lines(folder / "manifest.csv"):
+            for kind in ("start", "guided"): (folder / row[f"{kind}_file"]).unlink(missing_ok=True)
+        (folder / "manifest.csv").unlink(missing_ok=True)
     write_json(path, new)
 
 # %% ../../nbs/generate/manifest.ipynb #c017
@@ -143,6 +148,7 @@ def generate_folder(
     config: Guidance, # How, and how many
     folder: Path | str, # Where to; what is there already is kept
     progress: bool = True, # Show a progress bar
+    stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
 ) -> pd.DataFrame: # The manifest
     "Guided images of all classes, and their unguided twins, resumable at any image"
     folder, starts = Path(folder), make_starts(prompts, class_ids, config)
@@ -150,7 +156,7 @@ def generate_folder(
         raise ValueError(f"two of the classes {sorted(prompts)} would share a folder: rename one")
     weights = fingerprint(pipe.unet, pipe.vae, pipe.text_encoder, classifier)
     made_of = dict(prompts=prompts, class_ids=class_ids, weights=weights)
-    check_settings(folder, asdict(config) | made_of)
+    check_settings(folder, asdict(config) | made_of, stale)
     config, done = replace(config, batch=min(config.batch, len(starts))), kept_lines(folder)
     write_lines(folder / "manifest.csv", list(done.values()))
     todo = [s for s in starts if (s.name, s.index) not in done]
