@@ -23,7 +23,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..core import atomic, sha256, write_json
 from .guidance import Guidance, Guided, guide, make_starts
