@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ddim_scheduler', 'Architecture', 'clip_tokenizer', 'byte_letters', 'build_pipeline', 'check_sums', 'write_sums',
-           'pipeline_folder', 'load_pipeline', 'encode_images', 'decode_latents', 'encode_prompts']
+           'pipeline_folder', 'load_pipeline', 'encode_images', 'decode_latents', 'round_trip', 'encode_prompts']
 
 # %% ../../nbs/generate/pipeline.ipynb #c002
 from transformers import logging as transformers_logging
@@ -42,7 +42,9 @@ class Architecture:
     "Sizes of the small pipeline"
     image_size: int = 64 # Pixels per side
     vae_channels: tuple[int, ...] = (32, 64, 64) # Per level; each level after the first halves the side
-    unet_channels: tuple[int, ...] = (64, 128, 128) # Per level; the first has no attention
+    latent_channels: int = 4 # Numbers per latent pixel
+    unet_channels: tuple[int, ...] = (64, 128, 128) # Per level, each with attention
+    unet_heads: int = 2 # Heads of each attention
     text_width: int = 64 # Width of the text embeddings
     text_layers: int = 2 # Layers of the text encoder
     text_length: int = 48 # Tokens per prompt, padding included
@@ -93,16 +95,15 @@ def build_pipeline(
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id)).eval()
         vae = AutoencoderKL(
-            block_out_channels=a.vae_channels, layers_per_block=1, latent_channels=4, norm_num_groups=groups,
+            block_out_channels=a.vae_channels, layers_per_block=1, latent_channels=a.latent_channels, norm_num_groups=groups,
             down_block_types=["DownEncoderBlock2D"] * len(a.vae_channels), mid_block_add_attention=False,
             up_block_types=["UpDecoderBlock2D"] * len(a.vae_channels), sample_size=a.image_size).eval()
-        coarse = len(a.unet_channels) - 1
+        levels = len(a.unet_channels)
         unet = UNet2DConditionModel(
-            sample_size=a.image_size // 2 ** (len(a.vae_channels) - 1), in_channels=4, out_channels=4,
+            sample_size=a.image_size // 2 ** (len(a.vae_channels) - 1), in_channels=a.latent_channels, out_channels=a.latent_channels,
             block_out_channels=a.unet_channels, layers_per_block=1, norm_num_groups=groups,
-            down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * coarse,
-            up_block_types=["CrossAttnUpBlock2D"] * coarse + ["UpBlock2D"],
-            cross_attention_dim=a.text_width, attention_head_dim=8).eval()
+            down_block_types=["CrossAttnDownBlock2D"] * levels, up_block_types=["CrossAttnUpBlock2D"] * levels,
+            cross_attention_dim=a.text_width, attention_head_dim=a.unet_heads).eval() # diffusers' name for the number of heads
     return StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=ddim_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
@@ -185,6 +186,20 @@ def decode_latents(
 ) -> torch.Tensor: # Images `[n, 3, f*h, f*w]` in `[0, 1]`
     "Images of `latents`, with gradient"
     return (pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + .5).clamp(0, 1)
+
+
+def round_trip(
+    pipe: StableDiffusionPipeline, # Its VAE is used
+    images: np.ndarray, # uint8 `[n, h, w, 3]`
+    batch: int = 32, # Images at a time
+) -> np.ndarray: # uint8 `[n, h, w, 3]`
+    "Images as they come back from the autoencoder"
+    back = np.empty_like(images)
+    with torch.no_grad():
+        for i, z in enumerate(encode_images(pipe, images).split(batch)):
+            x = decode_latents(pipe, z.to(pipe.vae.device, pipe.vae.dtype)).float().permute(0, 2, 3, 1)
+            back[i * batch:(i + 1) * batch] = (255 * x).round().byte().cpu().numpy()
+    return back
 
 
 def encode_prompts(

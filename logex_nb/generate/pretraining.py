@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline
+from diffusers import ModelMixin, StableDiffusionPipeline
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..core import atomic, child_seed, sha256
 from .pipeline import (
@@ -122,14 +122,16 @@ def dihedral(
 
 
 def depends_on(
+    net: ModelMixin, # What is trained
     images: np.ndarray, # Training images
     captions: list[str], # Their texts
-    config: Pretrain, # Settings
+    settings: dict, # Those that matter to this part
     seed: int, # Of the run
 ) -> str: # A digest; where it is the same, a checkpoint can be resumed
     "What a fit's outcome depends on, apart from the code"
-    settings = asdict(replace(config, checkpoint_every=0, images=0))
-    return sha256(json.dumps([settings, captions, seed]).encode() + np.ascontiguousarray(images).tobytes())
+    sizes = {k: v for k, v in net.config.items() if not k.startswith("_")}
+    told = json.dumps([sizes, captions, settings, seed], sort_keys=True)
+    return sha256(told.encode() + np.ascontiguousarray(images).tobytes())
 
 
 def pretrain_vae(
@@ -153,8 +155,10 @@ def pretrain_vae(
             output = vae.decode(posterior.mean + posterior.std * noise).sample
         return reconstruction_loss(output.float(), x, config.edges) + config.kl * posterior.kl().mean()
 
-    history = fit(vae, loss_at, config.vae_steps, config.vae_lr, config.ema, folder / "vae.pt",
-                  depends_on(images, [], config, seed), config.checkpoint_every, "autoencoder")
+    names = ("vae_steps", "vae_batch", "vae_lr", "kl", "edges", "ema", "precision")
+    key = depends_on(vae, images, [], {name: getattr(config, name) for name in names}, seed)
+    history = fit(vae, loss_at, config.vae_steps, config.vae_lr, config.ema, folder / "vae.pt", key,
+                  config.checkpoint_every, "autoencoder")
     vae.requires_grad_(False)
     vae.register_to_config(scaling_factor=1.0)
     vae.register_to_config(scaling_factor=float(1 / encode_images(pipe, images[:512]).std()))
@@ -207,8 +211,9 @@ def pretrain_unet(
         gap = (out.float() - noise.to(device)).square().mean((1, 2, 3))
         return (weights[t].to(device) * gap).mean()
 
-    history = fit(unet, loss_at, config.unet_steps, config.unet_lr, config.ema, folder / "unet.pt",
-                  depends_on(images, captions, config, seed), config.checkpoint_every, "UNet")
+    key = depends_on(unet, images, captions, asdict(replace(config, checkpoint_every=0, images=0)), seed)
+    history = fit(unet, loss_at, config.unet_steps, config.unet_lr, config.ema, folder / "unet.pt", key,
+                  config.checkpoint_every, "UNet")
     unet.requires_grad_(False)
     return history
 
