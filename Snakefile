@@ -41,7 +41,7 @@ def generation(seed):
 
 def images_for(wildcards):
     "A classifier's training images: the split, and the generated ones where its row asks for them"
-    needs = [record("data")]
+    needs = [record("data"), *([record("base")] if STUDY.decoded else [])]
     if METHODS[wildcards.method].synthetic:
         needs.append(record("synthetic", generation(wildcards.seed)))
     return needs
@@ -99,7 +99,7 @@ rule classifier:
     input: f"{LOGEX}/classifier.ipynb", images_for,
            modules("classify/*", "detect/metrics")
     output: record("classifier", "{method}", "seed{seed}")
-    params: lambda w: sha256(str([METHODS[w.method], training_config(PROFILE, DATASET, w.method)]).encode())[:16]
+    params: lambda w: sha256(str([METHODS[w.method], training_config(PROFILE, DATASET, w.method), STUDY.decoded]).encode())[:16]
     threads: 1
     resources: gpu=1
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON} method={wildcards.method} seed={wildcards.seed}"

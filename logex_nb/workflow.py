@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import nbformat
@@ -36,6 +36,7 @@ class Study:
     prompt: str = "A histopathological slide from a patient with {noun}" # Caption of each class
     shared_synthetic: bool = True # One LoRA and one set of images for all seeds, as in the paper; or one per seed
     generation_seed: int = 1337 # The seed of that one set
+    decoded: bool = False # Every row sees real training images half of the time as the autoencoder returns them
     rows: tuple[str, ...] = () # Rows of Table 2, by name; empty takes all
     results: str = "results" # Folder for tables and figures, below the repository's root
 
@@ -129,18 +130,25 @@ def training_set(
     tiles: Tiles, # The split
     extra: str, # A method's `extra`
     synthetic: Path | None = None, # The generator's folder, where `extra` asks for it
-) -> tuple[np.ndarray, np.ndarray]: # Images uint8 `[n, h, w, 3]`, labels `[n]`
+    decoded: Tiles | None = None, # Training and pool images as the autoencoder returns them
+) -> tuple[np.ndarray, np.ndarray]: # Images uint8 `[n, h, w, 3]`, with `decoded` `[n, 2, h, w, 3]`; labels `[n]`
     "Real training images and what a row adds to them"
     from logex_nb.generate.manifest import read_synthetic # here, as it brings diffusers, which commands do not need
 
+    if decoded is not None:
+        tiles = tiles.subset(split=list(pd.unique(decoded.whole.split)))
+        if tiles.table.sha256.tolist() != decoded.table.sha256.tolist(): raise ValueError("the decoded images are not those of the split: run the stage base again")
+        tiles = replace(tiles, images=np.stack([tiles.images, decoded.images], 1))
     real = tiles.subset(split="train")
     tail = real.subset(part="tail")
     kind, _, amount = extra.partition(":")
     if not kind: more = (real.images[:0], real.labels[:0])
     elif kind == "repeat": more = (np.repeat(tail.images, int(amount), 0), np.repeat(tail.labels, int(amount)))
-    elif kind == "synthetic": more = read_synthetic(synthetic, amount, tiles.classes, size=tiles.images.shape[1])
+    elif kind == "synthetic":
+        made, labels = read_synthetic(synthetic, amount, tiles.classes, size=tiles.images.shape[-2])
+        more = (made if decoded is None else np.stack([made, made], 1), labels)
     elif kind == "pool":
-        pool = tiles.subset(split="pool") if (tiles.whole.split == "pool").any() else []
+        pool = tiles.subset(split="pool") if (tiles.table.split == "pool").any() else []
         if not len(pool): raise ValueError(f"extra images {extra!r} need a pool, and the split has none: set pool in [split], or rows in [study] without this row")
         order = pool.table.groupby("class_id").cumcount().to_numpy()
         keep = np.flatnonzero(order < int(amount)) if int(amount) else np.arange(len(pool))
@@ -182,7 +190,7 @@ def execute(
     try:
         papermill.execute_notebook(
             str(notebook), str(running), values, cwd=str(notebook.parent), kernel_name="python3",
-            log_output=True, progress_bar=False, request_save_on_cell_execute=False)
+            log_output=True, progress_bar=False, coalesce_streams=True, request_save_on_cell_execute=False)
         if not (folder / "record.json").exists(): raise RuntimeError("the kernel ended without a record")
     except Exception as e:
         reason = f"{e.ename}: {e.evalue}" if hasattr(e, "evalue") else f"{type(e).__name__}: {e}"

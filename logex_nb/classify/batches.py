@@ -13,11 +13,11 @@ from torch import Tensor
 
 # %% ../../nbs/classify/batches.ipynb #c008
 def hold(
-    images: np.ndarray, # uint8 `[n, h, w, 3]`, in memory or memory-mapped
+    images: np.ndarray, # uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions, in memory or memory-mapped
     device: torch.device | str, # Where the network is
 ) -> np.ndarray | Tensor: # A tensor on the GPU, or `images` as they are
     "Move uint8 images to a GPU if they fill less than half of its free memory"
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
+    if images.ndim not in (4, 5) or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
         got = f"{images.dtype} {list(images.shape)}"
         raise ValueError(f"images are {got}: expected uint8 [n, h, w, 3]")
     if torch.device(device).type != "cuda": return images
@@ -29,13 +29,16 @@ def fetch(
     held: np.ndarray | Tensor, # What `hold` returned
     ids: Tensor, # Which images `[b]`
     device: torch.device | str, # Where the batch is needed
+    generator: torch.Generator | None = None, # On the CPU, draws a version of each image; the first if not given
 ) -> Tensor: # `[b, 3, h, w]` in [0, 1]
     "One batch as floats, channels last in memory"
-    if isinstance(held, Tensor): part = held[ids.to(held.device)]
-    else: part = torch.from_numpy(held[ids.numpy()]).to(device)
+    at = [ids]
+    if held.ndim == 5: at.append(torch.randint(held.shape[1], ids.shape, generator=generator) if generator else 0 * ids)
+    if isinstance(held, Tensor): part = held[[i.to(held.device) for i in at]]
+    else: part = torch.from_numpy(held[tuple(i.numpy() for i in at)]).to(device)
     return part.permute(0, 3, 1, 2).float() / 255
 
-# %% ../../nbs/classify/batches.ipynb #c014
+# %% ../../nbs/classify/batches.ipynb #c016
 def shuffled(
     n: int, # Number of images
     size: int, # Images per batch
@@ -46,7 +49,7 @@ def shuffled(
     if len(parts) > 1 and len(parts[-1]) == 1: parts[-2:] = [torch.cat(parts[-2:])]
     return parts
 
-# %% ../../nbs/classify/batches.ipynb #c017
+# %% ../../nbs/classify/batches.ipynb #c019
 def augment(
     images: Tensor, # `[n, 3, h, w]`
     generator: torch.Generator, # On the CPU: the draws are the same on every device

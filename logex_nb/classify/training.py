@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .backbones import ImageClassifier, build_backbone, load_classifier, save_classifier
 from .batches import augment, fetch, hold, shuffled
@@ -100,7 +100,7 @@ def train_epoch(
     "One pass over the training images, minimising the plain mean of `loss`"
     device, total = labels.device, torch.zeros((), device=labels.device)
     for ids in shuffled(len(labels), config.batch, generator):
-        x = fetch(held, ids, device)
+        x = fetch(held, ids, device, generator)
         x = augment(x, generator, config.hflip, config.vflip, config.rotation)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = net.head(net.features(x))
@@ -210,7 +210,7 @@ def new_classifier(
 
 # %% ../../nbs/classify/training.ipynb #c036
 def train(
-    images: np.ndarray, # Training images, uint8 `[n, h, w, 3]`
+    images: np.ndarray, # Training images, uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions
     labels: np.ndarray, # Class ids `[n]`
     val_images: np.ndarray, # Validation images, uint8 `[m, h, w, 3]`
     val_labels: np.ndarray, # Class ids `[m]`
