@@ -5,7 +5,7 @@ from shlex import quote
 
 from logex_nb.core import load_config, sha256
 from logex_nb.data.datasets import short_name
-from logex_nb.workflow import Study, generation_folder, methods, rows, section_class, training_config
+from logex_nb.workflow import Study, generation_folder, has_pool, methods, rows, section_class, training_config
 
 PROFILE = config.get("profile", "smoke")
 SOURCE = config.get("dataset", "phantom")
@@ -13,6 +13,7 @@ DATASET = short_name(SOURCE)
 SEEDS = [int(s) for s in str(config.get("seeds", 0)).split(",")]
 STUDY = load_config(Study, PROFILE, DATASET)
 METHODS = methods()
+POOL = has_pool(PROFILE, SOURCE)
 RUNS = f"runs/{PROFILE}/{DATASET}"
 RESULTS = f"{STUDY.results}/{PROFILE}/{DATASET}"
 LOGEX = "nbs/experiments/logex"
@@ -57,7 +58,7 @@ localrules: logex, logex_table2, logex_figure2
 
 
 rule logex:
-    input: f"{RESULTS}/logex_table2/record.json", f"{RESULTS}/logex_figure2/record.json"
+    input: f"{RESULTS}/logex_table2/record.json", *([f"{RESULTS}/logex_figure2/record.json"] if POOL else [])
 
 
 rule logex_table2:
@@ -124,7 +125,7 @@ rule generate:
 
 rule table2:
     input: f"{LOGEX}/table2.ipynb",
-           [record("classifier", m, f"seed{s}") for m in rows(STUDY) for s in SEEDS],
+           [record("classifier", m, f"seed{s}") for m in rows(STUDY, POOL) for s in SEEDS],
            modules("detect/*", "report/*")
     output: f"{RESULTS}/logex_table2/record.json"
     params: seeds=",".join(map(str, SEEDS))

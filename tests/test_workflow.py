@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from logex_nb.workflow import Study, has_pool, rows
 
 BIN = Path(sys.executable).parent
 SLIPS = {
@@ -38,3 +41,13 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     done = subprocess.run([BIN / "logex_run", notebook, tmp_path / "run", "method=ce"], capture_output=True, text=True)
     assert done.returncode
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_plain_folder_has_no_ceiling(tmp_path):
+    for name, n in (("common", 9), ("rare", 5)):
+        (tmp_path / name).mkdir()
+        for i in range(n): Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / name / f"{i}.png")
+    assert not has_pool("mini", f"folder:{tmp_path}")
+    assert "ceiling" not in rows(Study(), pool=False) and "ceiling" in rows(Study())
+    (tmp_path / "metadata.csv").write_text("file_name,label,split\ncommon/0.png,common,train\nrare/0.png,rare,pool\n")
+    assert has_pool("mini", f"folder:{tmp_path}")

@@ -36,6 +36,8 @@ def _section(folder: Path) -> str: # One dataset
     origin = f"profile {profile}, {record['device']}, commit {record['commit'] or 'unknown'}"
     parts = [f"<p><strong>{escape(dataset)}</strong> ({escape(origin)})</p>"]
     if (table := folder / "table.csv").exists(): parts.append(show(pd.read_csv(table)).to_html())
+    if (table := folder / "differences.csv").exists():
+        parts.append(pd.read_csv(table).to_html(index=False, na_rep="", float_format="{:.1f}".format, border=0))
     for path in sorted(folder.glob("*.png")):
         picture = b64encode(path.read_bytes()).decode()
         parts.append(f'<img alt="{path.stem}" style="max-width: 100%" src="data:image/png;base64,{picture}"/>')
