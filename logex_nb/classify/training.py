@@ -41,7 +41,7 @@ class Training:
     lr: float = 1e-4 # Learning rate at the start
     min_lr: float = 1e-5 # Where the cosine ends
     weight_decay: float = .01 # Of AdamW
-    loss: str = "ce" # 'ce' or 'ldam'
+    loss: str = "ce" # 'ce', 'focal', 'ldam', 'hod' or 'balanced_softmax'
     max_margin: float = .5 # LDAM: margin of the rarest class
     scale: float = 30. # LDAM: factor on the logits inside the loss
     logit_scale: float = 1. # Factor on the logits everywhere else
@@ -80,9 +80,10 @@ def epoch_loss(
     epoch: int, # Counted from 0
     class_counts: Sequence[int], # Training images of every class `[c]`
     config: Training, # `loss`, `class_weights`, `drw_epoch` and the numbers they need
+    tail: Sequence[int] = (), # Ids of the tail classes, for HOD
 ) -> Loss: # Maps logits `[n, c]` and labels `[n]` to weighted losses `[n]`
     "The loss with the class weights that are in force in `epoch` (deferred: Cao et al. 2019)"
-    loss = make_loss(config.loss, class_counts, config.max_margin, config.scale)
+    loss = make_loss(config.loss, class_counts, tail, config.max_margin, config.scale)
     weights = make_weights(config.class_weights, class_counts, config.beta)
     if epoch < config.drw_epoch: return loss
     return lambda logits, labels: weights.to(logits)[labels] * loss(logits, labels)
@@ -236,7 +237,7 @@ def train(
         optimizer.param_groups[0]["lr"] = lr
         net.train(epoch == 0 or config.bn_mode == "clean")
         generator = torch.Generator().manual_seed(child_seed(seed, "epoch", epoch))
-        loss = epoch_loss(epoch, counts, config)
+        loss = epoch_loss(epoch, counts, config, tail)
         mean = train_epoch(net, optimizer, loss, held, targets, config, generator)
         if not math.isfinite(mean):
             raise RuntimeError(f"training loss is {mean} in epoch {epoch + 1}: try a lower lr than "
