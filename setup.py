@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 root = Path(__file__).parent
 ini = ConfigParser(delimiters=["="])
@@ -24,7 +24,7 @@ setup(
     classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Science/Research",
                  "Programming Language :: Python :: 3"],
     python_requires=">=" + cfg["min_python"],
-    packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
+    packages=find_namespace_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     package_data={cfg["lib_path"]: ["assets/**/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
