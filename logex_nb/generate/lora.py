@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from ..core import atomic, child_seed, sha256
 from .pipeline import encode_prompts
+from .pretraining import snr_weights
 
 # %% ../../nbs/generate/lora.ipynb #c006
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Lora:
     warmup: int = 0 # Steps of linear warm-up
     weight_decay: float = 1e-2 # Of AdamW
     clip: float = 1.0 # Largest norm of the gradient
+    min_snr: float = 0 # Ceiling of the signal-to-noise ratio in the loss weight; 0 weights all times alike, as the paper
     precision: str = "bf16" # `bf16` (autocast; A and B stay fp32) or `fp32`
     hflip: bool = True # Mirror half of the images left-right
     vflip: bool = False # and upside-down
@@ -146,19 +147,22 @@ def accumulate(
     inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], # From `draw`
     noise: torch.Tensor, # From `draw`
     config: Lora, # `batch` and `precision` are used
-) -> float: # Mean squared error over all images
+    weights: torch.Tensor | None = None, # Loss weight of each time `[T]`; all alike if none
+) -> float: # Weighted mean squared error over all images
     "Gradient of the denoising loss, `batch` images at a time (Ho et al. 2020, eq. 14)"
     total, dtype = 0, unet.conv_in.weight.dtype
     for i in range(0, len(noise), config.batch):
         x, t, text, target = (v[i : i + config.batch] for v in (*inputs, noise))
         with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             predicted = unet(x.to(dtype), t, text.to(dtype)).sample
-        loss = F.mse_loss(predicted.float(), target) * len(x) / len(noise)
+        errors = (predicted.float() - target).square().mean((1, 2, 3))
+        if weights is not None: errors = weights.to(errors)[t] * errors
+        loss = errors.sum() / len(noise)
         loss.backward()
         total += loss.detach()
     return total.item()
 
-# %% ../../nbs/generate/lora.ipynb #c039
+# %% ../../nbs/generate/lora.ipynb #c041
 def _save(path: Path, key: str, losses: list[float], params: list, *parts) -> None:
     "A training in one file, written whole"
     state = dict(key=key, losses=losses, params=[p.detach().cpu() for p in params])
@@ -183,12 +187,13 @@ def _key(pipe: StableDiffusionPipeline, images: np.ndarray, prompts: list[str], 
     first = pipe.unet.conv_in.weight.detach().float().cpu().numpy()
     return sha256(settings.encode() + np.ascontiguousarray(images).tobytes() + first.tobytes())
 
-# %% ../../nbs/generate/lora.ipynb #c041
+# %% ../../nbs/generate/lora.ipynb #c043
 def _fit(pipe: StableDiffusionPipeline, encoded: Encoded, params: list[torch.nn.Parameter],
          config: Lora, seed: int, folder: Path, key: str) -> list[float]:
     "Train `params`, from the last checkpoint if there is one; returns the loss of each step"
     optimizer = torch.optim.AdamW(params, config.lr, weight_decay=config.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, config.warmup, config.steps)
+    weights = snr_weights(pipe.scheduler.alphas_cumprod, config.min_snr)
     checkpoint, state = folder / "checkpoint.pt", (params, optimizer, schedule)
     losses = _resume(checkpoint, key, *state)
     todo = range(len(losses), config.steps)
@@ -196,7 +201,7 @@ def _fit(pipe: StableDiffusionPipeline, encoded: Encoded, params: list[torch.nn.
     for step in bar:
         optimizer.zero_grad()
         inputs, noise = draw(encoded, pipe.scheduler, config, seed, step)
-        losses.append(accumulate(pipe.unet, inputs, noise, config))
+        losses.append(accumulate(pipe.unet, inputs, noise, config, weights))
         norm = torch.nn.utils.clip_grad_norm_(params, config.clip).item()
         if not math.isfinite(losses[-1]) or not math.isfinite(norm):
             raise RuntimeError(f"loss {losses[-1]}, gradient norm {norm} in step {step}: lower lr "
@@ -216,7 +221,7 @@ def history(
     table = pd.DataFrame(dict(step=range(1, len(losses) + 1), loss=losses))
     return table.groupby((table.step - 1) // every).agg(dict(step="max", loss="mean"))
 
-# %% ../../nbs/generate/lora.ipynb #c044
+# %% ../../nbs/generate/lora.ipynb #c046
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
@@ -248,7 +253,7 @@ def load_lora(
     pipe.unet.requires_grad_(False)
     return pipe
 
-# %% ../../nbs/generate/lora.ipynb #c045
+# %% ../../nbs/generate/lora.ipynb #c047
 def train_lora(
     pipe: StableDiffusionPipeline, # The base; it carries the adapter afterwards
     images: np.ndarray, # Tail images, uint8 `[n, h, w, 3]`
