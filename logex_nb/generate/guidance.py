@@ -63,6 +63,7 @@ class Guidance:
     stop: float = .4 # Confidence at which an image is done
     classifier_size: int = 256 # Side at which the classifier sees the image; 0 leaves it as decoded
     antialias: bool = False # Low-pass filter, and clamping, when resizing for the classifier
+    logit_scale: float = 1.0 # The classifier's logits are multiplied by it before the softmax
     legacy_double_step: bool = False # The released code's reading of the clean latent
     shared_latents: bool = False # The same start latents for every class
     per_class: int = 100 # Images per class
@@ -94,7 +95,7 @@ SETTINGS = dict(
     clean=dict(classifier_size=395, antialias=True), # As the classifier was trained
 )
 
-# %% ../../nbs/generate/guidance.ipynb #c019
+# %% ../../nbs/generate/guidance.ipynb #c021
 def resize(
     images: torch.Tensor, # `[n, 3, h, w]` in `[0, 1]`
     size: int, # Side in pixels; 0 leaves the images alone
@@ -105,7 +106,7 @@ def resize(
     out = F.interpolate(images, size=(size, size), mode="bicubic", antialias=antialias)
     return out.clamp(0, 1) if antialias else out
 
-# %% ../../nbs/generate/guidance.ipynb #c022
+# %% ../../nbs/generate/guidance.ipynb #c024
 class Seen(NamedTuple):
     "What one evaluation finds"
     loss: torch.Tensor # `[n]`, with gradient
@@ -127,7 +128,7 @@ def evaluate(
         with torch.autocast(latents.device.type, torch.bfloat16, enabled=amp):
             images = decode_latents(pipe, latents.to(vae.dtype)).to(latents.dtype)
             logits = classifier(resize(images, config.classifier_size, config.antialias))
-        logits = logits.to(latents.dtype)
+        logits = config.logit_scale * logits.to(latents.dtype)
         loss = OBJECTIVES[config.objective].loss(logits, targets)
         return loss, confidence(logits, targets), images
 
@@ -135,7 +136,7 @@ def evaluate(
     weights = torch.arange(1., len(clean) + 1).to(losses[0])
     return Seen(weights / weights.sum() @ torch.stack(losses), p[-1].detach(), images[-1].detach())
 
-# %% ../../nbs/generate/guidance.ipynb #c028
+# %% ../../nbs/generate/guidance.ipynb #c030
 def make_starts(
     prompts: dict[str, str], # Prompt of each class
     class_ids: dict[str, int], # Class id of each class, for the classifier
@@ -149,7 +150,7 @@ def make_starts(
     return [Start(name, i, class_ids[name], prompt, seed(name, i))
             for i in range(config.per_class) for name, prompt in prompts.items()]
 
-# %% ../../nbs/generate/guidance.ipynb #c031
+# %% ../../nbs/generate/guidance.ipynb #c033
 @dataclass
 class Guided:
     "An image on its way through guidance, and the result at its end"
@@ -172,7 +173,7 @@ class Guided:
             self.image, self.iterate = image, len(self.confidence)
         self.confidence.append(confidence)
 
-# %% ../../nbs/generate/guidance.ipynb #c034
+# %% ../../nbs/generate/guidance.ipynb #c036
 def turn(
     pipe: StableDiffusionPipeline, # The generator
     classifier: nn.Module, # As for `guide`
@@ -208,7 +209,7 @@ def turn(
     for row in rows.values(): row.seconds += (time.perf_counter() - began) / len(rows)
     return going
 
-# %% ../../nbs/generate/guidance.ipynb #c036
+# %% ../../nbs/generate/guidance.ipynb #c038
 def guide(
     pipe: StableDiffusionPipeline, # The generator, LoRA fused
     classifier: nn.Module, # Maps `[n, 3, h, w]` in `[0, 1]` to logits `[n, c]`, with gradient
