@@ -13,7 +13,8 @@ import torch
 
 from logex_nb.classify import training
 from logex_nb.classify.backbones import SIZES, build_backbone, load_classifier
-from logex_nb.classify.training import Training, predict, train
+from logex_nb.classify.outputs import predict
+from logex_nb.classify.training import Training, train
 
 CLASSES, TAIL = ["a", "b", "rare"], [2]
 TINY = dict(layer_type="basic", depths=[1, 1], hidden_sizes=[8, 16], embedding_size=8)
