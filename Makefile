@@ -4,6 +4,7 @@ PROFILE ?= smoke
 DATASET ?= phantom
 TARGET  ?= logex_table2
 SEEDS   ?= 0
+ROWS    ?=
 CORES   ?= $(shell nproc 2>/dev/null || echo 2)
 TORCH   ?= auto
 
@@ -20,7 +21,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH  TARGET=logex_table2|logex_figure2|logex"
-	@echo "             SEEDS=0,1,2  CORES=n  TORCH=auto|cpu|cuda"
+	@echo "             SEEDS=0,1,2  ROWS=ce,logex  CORES=n  TORCH=auto|cpu|cuda"
 
 setup: $(READY) ## virtual environment with pinned packages
 
@@ -29,16 +30,17 @@ $(READY): constraints.txt settings.ini setup.py install.sh
 	@touch $@
 
 demo: $(READY) ## LoGex on the phantom in about a quarter of an hour: table and figures
-	@logex_reproduce --profile mini --dataset phantom --target logex --seeds 0 --cores $(CORES)
+	@logex_reproduce --profile mini --dataset phantom --target logex --seeds 0 --cores $(CORES) \
+		--rows ce,oversampling,only_lora,logex,ceiling
 
 test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest
 	@sh .ci/checks
 
 reproduce: $(READY) ## PROFILE= DATASET= TARGET= SEEDS=: a table or figure and what it needs
-	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES)
+	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --rows "$(ROWS)"
 
 plan: $(READY) ## what `make reproduce` would run, with the same settings
-	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --plan
+	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --rows "$(ROWS)" --plan
 
 lab: $(READY) ## JupyterLab on the notebooks
 	@jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root)

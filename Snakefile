@@ -5,13 +5,14 @@ from shlex import quote
 
 from logex_nb.core import load_config, sha256
 from logex_nb.data.datasets import short_name
-from logex_nb.workflow import Study, generation_folder, has_pool, methods, rows, section_class, training_config
+from logex_nb.workflow import generation_folder, has_pool, load_study, methods, rows, section_class, training_config
 
 PROFILE = config.get("profile", "smoke")
 SOURCE = config.get("dataset", "phantom")
 DATASET = short_name(SOURCE)
 SEEDS = [int(s) for s in str(config.get("seeds", 0)).split(",")]
-STUDY = load_config(Study, PROFILE, DATASET)
+ROWS = config.get("rows") or ""
+STUDY = load_study(PROFILE, DATASET, ROWS)
 METHODS = methods()
 POOL = has_pool(PROFILE, SOURCE)
 RUNS = f"runs/{PROFILE}/{DATASET}"
@@ -128,8 +129,8 @@ rule table2:
            [record("classifier", m, f"seed{s}") for m in rows(STUDY, POOL) for s in SEEDS],
            modules("detect/*", "report/*")
     output: f"{RESULTS}/logex_table2/record.json"
-    params: seeds=",".join(map(str, SEEDS))
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds}"
+    params: seeds=",".join(map(str, SEEDS)), only=ROWS
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds} only={params.only}"
 
 
 rule figure2:
