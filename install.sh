@@ -19,3 +19,5 @@ else
     $pip "$torch"
 fi
 $pip -c constraints.txt -e ".[dev]"
+# for the tests alone, and by itself: it asks for torchvision, which the detectors compared with do not use
+$pip --no-deps "$(grep '^pytorch-ood==' constraints.txt)"
