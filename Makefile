@@ -20,7 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH  TARGET=logex_table2|logex_figure2|logex"
+	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH  TARGET=logex|logex_table1|2|3|logex_figure2|4"
 	@echo "             SEEDS=0,1,2  ROWS=ce,logex  CORES=n  TORCH=auto|cpu|cuda"
 
 setup: $(READY) ## virtual environment with pinned packages

@@ -55,19 +55,34 @@ wildcard_constraints:
     generation=r"shared|seed\d+",
 
 
-localrules: logex, logex_table2, logex_figure2
+localrules: logex, logex_table1, logex_table2, logex_table3, logex_figure2, logex_figure4
+
+
+TARGETS = ["table1", "table2", "table3", "figure4", *(["figure2"] if POOL else [])]
 
 
 rule logex:
-    input: f"{RESULTS}/logex_table2/record.json", *([f"{RESULTS}/logex_figure2/record.json"] if POOL else [])
+    input: expand(f"{RESULTS}/logex_{{what}}/record.json", what=TARGETS)
+
+
+rule logex_table1:
+    input: f"{RESULTS}/logex_table1/record.json"
 
 
 rule logex_table2:
     input: f"{RESULTS}/logex_table2/record.json"
 
 
+rule logex_table3:
+    input: f"{RESULTS}/logex_table3/record.json"
+
+
 rule logex_figure2:
     input: f"{RESULTS}/logex_figure2/record.json"
+
+
+rule logex_figure4:
+    input: f"{RESULTS}/logex_figure4/record.json"
 
 
 rule data:
@@ -139,3 +154,18 @@ rule figure2:
     output: f"{RESULTS}/logex_figure2/record.json"
     params: generation=generation(SEEDS[0])
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation}"
+
+
+rule scores:
+    input: f"{LOGEX}/scores.ipynb", [record("classifier", "ce", f"seed{s}") for s in SEEDS],
+           modules("detect/*", "report/*")
+    output: f"{RESULTS}/logex_table{{table}}/record.json"
+    wildcard_constraints: table="1|3"
+    params: seeds=",".join(map(str, SEEDS))
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds} table={wildcards.table}"
+
+
+rule figure4:
+    input: f"{LOGEX}/figure4.ipynb", record("data"), modules("data/splits", "report/figures")
+    output: f"{RESULTS}/logex_figure4/record.json"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"

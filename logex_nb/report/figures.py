@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'style', 'check_images', 'contact_sheet', 'predictions_sheet', 'roc_plot', 'method_plot',
-           'save_figure']
+           'heat_map', 'save_figure']
 
 # %% ../../nbs/report/figures.ipynb #c002
 import textwrap
@@ -190,6 +190,31 @@ def _interval(ax: Axes, y: float, whose: str, mean: float, std: float, n: str = 
             va="center", fontsize=8, color=COLOURS[whose])
 
 # %% ../../nbs/report/figures.ipynb #c031
+def heat_map(
+    table: pd.DataFrame, # Percent; a row per method, a column per class
+    split_after: int = 0, # A gap after this many columns; 0 draws none
+    label: str = "", # Of the colour bar
+) -> Figure: # Cells with their numbers
+    "Rates per method and class as shades"
+    values = table.to_numpy(float)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"a table of {values.shape} with {int((~np.isfinite(values)).sum())} missing "
+                         "numbers: give a finite number per method and class")
+    with style():
+        fig, ax = plt.subplots(figsize=(2.4 + .42 * values.shape[1], 1.4 + .24 * values.shape[0]), layout="constrained")
+        shades = ax.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        for (i, j), v in np.ndenumerate(values):
+            ax.text(j, i, f"{v:.0f}", ha="center", va="center", fontsize=7, color="w" if v > 60 else "#2b3440")
+        if split_after: ax.axvline(split_after - .5, color="w", lw=5)
+        ax.set_xticks(range(values.shape[1]), table.columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+        ax.set_yticks(range(values.shape[0]), table.index, fontsize=8)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        fig.colorbar(shades, ax=ax, label=label, pad=.01, fraction=.04)
+    plt.close(fig)
+    return fig
+
+# %% ../../nbs/report/figures.ipynb #c034
 def save_figure(
     fig: Figure, # What to save
     folder: Path | str, # `results/<profile>/<dataset>/<experiment>`
