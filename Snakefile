@@ -55,10 +55,10 @@ wildcard_constraints:
     generation=r"shared|seed\d+",
 
 
-localrules: logex, logex_table1, logex_table2, logex_table3, logex_figure2, logex_figure4
+localrules: logex, logex_table1, logex_table2, logex_table3, logex_table3_fifty, logex_figure2, logex_figure4
 
 
-TARGETS = ["table1", "table2", "table3", "figure4", *(["figure2"] if POOL else [])]
+TARGETS = ["table1", "table2", "table3", "figure4", *(["figure2", "table3_fifty"] if POOL else [])]
 
 
 rule logex:
@@ -75,6 +75,10 @@ rule logex_table2:
 
 rule logex_table3:
     input: f"{RESULTS}/logex_table3/record.json"
+
+
+rule logex_table3_fifty:
+    input: f"{RESULTS}/logex_table3_fifty/record.json"
 
 
 rule logex_figure2:
@@ -163,6 +167,15 @@ rule scores:
     wildcard_constraints: table="1|3"
     params: seeds=",".join(map(str, SEEDS))
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds} table={wildcards.table}"
+
+
+rule scores_of:
+    "Table 3 for the classifiers of another row, such as fifty shots"
+    input: f"{LOGEX}/scores.ipynb", lambda w: [record("classifier", w.method, f"seed{s}") for s in SEEDS],
+           modules("detect/*", "report/*")
+    output: f"{RESULTS}/logex_table3_{{method}}/record.json"
+    params: seeds=",".join(map(str, SEEDS))
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds} table=3 method={wildcards.method}"
 
 
 rule figure4:

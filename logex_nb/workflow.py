@@ -251,7 +251,7 @@ def check_profile(
             configure(section_class(section), values, f"[{where}{section}] of profile {name!r}")
 
 # %% ../nbs/workflow.ipynb #c035
-TARGETS = dict(logex_table1="Table 1: scores", logex_table2="Table 2: rows of the comparison", logex_table3="Table 3: all scores",
+TARGETS = dict(logex_table1="Table 1: scores", logex_table2="Table 2: rows of the comparison", logex_table3="Table 3: all scores", logex_table3_fifty="Table 3 with fifty shots",
                logex_figure2="Figure 2: what the images look like", logex_figure4="Figure 4: the long tail",
                logex="Everything of the LoGex paper")
 
