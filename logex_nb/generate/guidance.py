@@ -63,7 +63,6 @@ class Guidance:
     stop: float = .4 # Confidence at which an image is done
     classifier_size: int = 256 # Side at which the classifier sees the image; 0 leaves it as decoded
     antialias: bool = False # Low-pass filter, and clamping, when resizing for the classifier
-    logit_scale: float = 1.0 # The classifier's logits are multiplied by it before the softmax
     legacy_double_step: bool = False # The released code's reading of the clean latent
     shared_latents: bool = False # The same start latents for every class
     per_class: int = 100 # Images per class
@@ -128,7 +127,7 @@ def evaluate(
         with torch.autocast(latents.device.type, torch.bfloat16, enabled=amp):
             images = decode_latents(pipe, latents.to(vae.dtype)).to(latents.dtype)
             logits = classifier(resize(images, config.classifier_size, config.antialias))
-        logits = config.logit_scale * logits.to(latents.dtype)
+        logits = logits.to(latents.dtype)
         loss = OBJECTIVES[config.objective].loss(logits, targets)
         return loss, confidence(logits, targets), images
 
