@@ -14,6 +14,7 @@ SLIPS = {
     "dataset": (["--dataset", "fantom"], "unknown dataset 'fantom': choose"),
     "target": (["--target", "table9"], "no target 'table9': choose from"),
     "seeds": (["--seeds", "0;1"], "seeds are '0;1'"),
+    "rows": (["--rows", "ce,smote"], "no method 'smote': choose from"),
 }
 
 
