@@ -58,7 +58,7 @@ wildcard_constraints:
 localrules: logex, logex_table1, logex_table2, logex_table3, logex_table3_fifty, logex_figure2, logex_figure4
 
 
-TARGETS = ["table1", "table2", "table3", "figure4", *(["figure2", "table3_fifty"] if POOL else [])]
+TARGETS = ["table1", "table2", "table3", "figure4", *(["figure2"] if POOL else [])]
 
 
 rule logex:

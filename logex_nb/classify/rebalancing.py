@@ -64,7 +64,7 @@ def normalise_head(
     "Tau-normalisation of the last layer (Kang et al. 2020, eq. 10)"
     with torch.no_grad():
         net.head.weight /= net.head.weight.norm(dim=1, keepdim=True) ** tau
-        net.head.bias.zero_()
+        if net.head.bias is not None: net.head.bias.zero_()
 
 # %% ../../nbs/classify/rebalancing.ipynb #c022
 def adjust_head(
@@ -73,5 +73,6 @@ def adjust_head(
     tau: float, # How much of the prior is taken out
 ) -> None:
     "Post-hoc logit adjustment, kept in the bias (Menon et al. 2021, eq. 9)"
+    if net.head.bias is None: raise ValueError("a cosine head has no bias to adjust: use head = 'linear'")
     prior = as_counts(class_counts) / sum(class_counts)
     with torch.no_grad(): net.head.bias -= tau * prior.log().to(net.head.bias) / net.logit_scale

@@ -43,8 +43,10 @@ class Training:
     max_margin: float = .5 # LDAM: margin of the rarest class
     scale: float = 30. # LDAM: factor on the logits inside the loss
     logit_scale: float = 1. # Factor on the logits everywhere else
+    head: str = "linear" # Last layer: 'linear', or 'cosine' as in LDAM's own paper
     class_weights: str = "none" # 'none', 'cb' (class-balanced) or 'inverse' (inverse frequency)
     beta: float = .9999 # Of the class-balanced weights
+    reduction: str = "mean" # Of weighted losses: 'mean', or 'weighted' to divide by the batch's weights, as torch does
     drw_epoch: int = 0 # If not 0: no weights until after this epoch, then 0.1 lr; no cosine
     sampling: str = "random" # 'random': every image once; 'balanced': every class alike, with replacement
     mixup: float = 0. # Alpha of the Beta distribution of mixup; 0 mixes nothing
@@ -60,6 +62,7 @@ class Training:
 
     def __post_init__(self):
         known = dict(select=["paper", "balanced"], bn_mode=["paper", "clean"],
+                     head=["linear", "cosine"], reduction=["mean", "weighted"],
                      sampling=["random", "balanced"], posthoc=["none", "tau_norm", "adjust"],
                      precision=["fp32", "bf16"])
         for key, choices in known.items():
@@ -90,7 +93,11 @@ def epoch_loss(
     loss = make_loss(config.loss, class_counts, tail, config.max_margin, config.scale)
     weights = make_weights(config.class_weights, class_counts, config.beta)
     if epoch < config.drw_epoch: return loss
-    return lambda logits, labels: weights.to(logits)[labels] * loss(logits, labels)
+
+    def weighted(logits, labels):
+        w = weights.to(logits)[labels]
+        return (w / w.mean() if config.reduction == "weighted" else w) * loss(logits, labels)
+    return weighted
 
 # %% ../../nbs/classify/training.ipynb #c019
 def train_epoch(
@@ -175,7 +182,8 @@ def new_classifier(
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(child_seed(seed, "weights"))
-            net = build_backbone(config.backbone, n_classes, config.weights, config.logit_scale)
+            net = build_backbone(config.backbone, n_classes, config.weights, config.logit_scale,
+                                 config.head == "cosine")
         net.to(device, memory_format=torch.channels_last)
         trained = net.parameters()
     return net, torch.optim.AdamW(trained, config.lr, weight_decay=config.weight_decay)
