@@ -20,7 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH  TARGET=logex|logex_table1|2|3|logex_figure2|4"
+	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH  TARGET=logex|logex_table1|2|3|logex_figure2|3|4|logex_oracle|ablation|cost"
 	@echo "             SEEDS=0,1,2  ROWS=ce,logex  CORES=n  TORCH=auto|cpu|cuda"
 
 setup: $(READY) ## virtual environment with pinned packages
@@ -30,7 +30,7 @@ $(READY): constraints.txt settings.ini setup.py install.sh
 	@touch $@
 
 demo: $(READY) ## LoGex on the phantom in about a quarter of an hour: table and figures
-	@logex_reproduce --profile mini --dataset phantom --target logex --seeds 0 --cores $(CORES) \
+	@logex_reproduce --profile mini --dataset phantom --target logex_table2,logex_figure2,logex_figure4 --seeds 0 --cores $(CORES) \
 		--rows ce,oversampling,only_lora,logex,ceiling
 
 test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest

@@ -5,7 +5,9 @@ from shlex import quote
 
 from logex_nb.core import load_config, sha256
 from logex_nb.data.datasets import short_name
-from logex_nb.workflow import generation_folder, has_pool, load_study, methods, rows, section_class, training_config
+from logex_nb.study import (
+    generation_folder, generators, has_pool, load_study, lora_settings, methods, rows, sampler_settings, training_config, variants)
+from logex_nb.workflow import section_class
 
 PROFILE = config.get("profile", "smoke")
 SOURCE = config.get("dataset", "phantom")
@@ -13,7 +15,7 @@ DATASET = short_name(SOURCE)
 SEEDS = [int(s) for s in str(config.get("seeds", 0)).split(",")]
 ROWS = config.get("rows") or ""
 STUDY = load_study(PROFILE, DATASET, ROWS)
-METHODS = methods()
+METHODS, GENERATORS = methods(), generators()
 POOL = has_pool(PROFILE, SOURCE)
 RUNS = f"runs/{PROFILE}/{DATASET}"
 RESULTS = f"{STUDY.results}/{PROFILE}/{DATASET}"
@@ -32,9 +34,16 @@ def modules(*names):
     return sum(found, [])
 
 
-def settings(*sections):
-    "Digest of resolved settings: Snakemake runs a stage again when they change, and only then"
-    return sha256(str([load_config(section_class(s), PROFILE, DATASET) for s in sections]).encode())[:16]
+def digest(*things):
+    return sha256(str(things).encode())[:16]
+
+
+def settings(section, **special):
+    "Resolved settings: Snakemake runs a stage again when they change, and only then"
+    return load_config(section_class(section), PROFILE, DATASET, **special)
+
+
+WORDS = STUDY.base, STUDY.prompt, STUDY.generation_seed
 
 
 def generation(seed):
@@ -44,21 +53,25 @@ def generation(seed):
 def images_for(wildcards):
     "A classifier's training images: the split, and the generated ones where its row asks for them"
     needs = [record("data"), *([record("base")] if STUDY.decoded else [])]
-    if METHODS[wildcards.method].synthetic:
-        needs.append(record("synthetic", generation(wildcards.seed)))
+    row = METHODS[wildcards.method]
+    if row.synthetic: needs.append(record("synthetic", row.generator, generation(wildcards.seed)))
     return needs
 
 
 wildcard_constraints:
     method="|".join(METHODS),
+    generator="|".join(GENERATORS),
     seed=r"\d+",
     generation=r"shared|seed\d+",
 
 
-localrules: logex, logex_table1, logex_table2, logex_table3, logex_table3_fifty, logex_figure2, logex_figure4
+localrules: logex, logex_table1, logex_table2, logex_table3, logex_table3_fifty, logex_figure2, logex_figure3, logex_figure4,
+            logex_oracle, logex_ablation, logex_cost
 
 
-TARGETS = ["table1", "table2", "table3", "figure4", *(["figure2"] if POOL else [])]
+# what needs an oracle needs a pool
+TARGETS = ["table1", "table2", "table3", "figure3", "figure4", "cost",
+           *(["figure2", "oracle", "ablation"] if POOL else [])]
 
 
 rule logex:
@@ -85,14 +98,30 @@ rule logex_figure2:
     input: f"{RESULTS}/logex_figure2/record.json"
 
 
+rule logex_figure3:
+    input: f"{RESULTS}/logex_figure3/record.json"
+
+
 rule logex_figure4:
     input: f"{RESULTS}/logex_figure4/record.json"
+
+
+rule logex_oracle:
+    input: f"{RESULTS}/logex_oracle/record.json"
+
+
+rule logex_ablation:
+    input: f"{RESULTS}/logex_ablation/record.json"
+
+
+rule logex_cost:
+    input: f"{RESULTS}/logex_cost/record.json"
 
 
 rule data:
     input: f"{LOGEX}/split.ipynb", modules("data/*")
     output: record("data")
-    params: settings("source", "split")
+    params: digest(settings("source"), settings("split"))
     threads: 2
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
 
@@ -100,7 +129,7 @@ rule data:
 rule base:
     input: f"{LOGEX}/base.ipynb", record("data"), modules("generate/pipeline", "generate/pretraining")
     output: record("base")
-    params: settings("study", "architecture", "pretrain")
+    params: digest(WORDS, STUDY.decoded, settings("architecture"), settings("pretrain"))
     threads: 2
     resources: gpu=1
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
@@ -108,39 +137,56 @@ rule base:
 
 rule lora:
     input: f"{LOGEX}/lora.ipynb", record("data"), record("base"), modules("generate/pipeline", "generate/lora")
-    output: record("lora", "{generation}")
-    params: settings("study", "lora")
+    output: record("lora", "{lora}", "{generation}")
+    params: lambda w: digest(WORDS, settings("lora", **lora_settings(w.lora)))
     threads: 1
     priority: 2
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={wildcards.generation}"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} lora={wildcards.lora} generation={wildcards.generation}"
+
+
+# classifiers that guide come first: generation waits for them
+GUIDES = {g.guide for g in GENERATORS.values()}
 
 
 rule classifier:
+    wildcard_constraints: method="|".join(m for m in METHODS if m not in GUIDES)
     input: f"{LOGEX}/classifier.ipynb", images_for,
            modules("classify/*", "detect/metrics")
     output: record("classifier", "{method}", "seed{seed}")
-    params: lambda w: sha256(str([METHODS[w.method], training_config(PROFILE, DATASET, w.method), STUDY.decoded]).encode())[:16]
+    params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), STUDY.decoded)
     threads: 1
     resources: gpu=1
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
 
 
+use rule classifier as guide_classifier with:
+    wildcard_constraints: method="|".join(GUIDES)
+    priority: 4
+
+
 def guide(wildcards):
-    "The auxiliary classifier belongs to the generator: seed 0 for a shared one, else the generator's own"
+    "LoRA and classifier of a generator: a shared one takes seed 0, another its own"
+    chosen = GENERATORS[wildcards.generator]
     seed = 0 if wildcards.generation == "shared" else wildcards.generation.removeprefix("seed")
-    return record("classifier", "auxiliary", f"seed{seed}")
+    lora = [record("lora", chosen.lora, wildcards.generation)] if chosen.lora else []
+    return [record("classifier", chosen.guide, f"seed{seed}"), *lora]
+
+
+def sampling(wildcards):
+    section = GENERATORS[wildcards.generator].sampler
+    return digest(WORDS, settings(section, **sampler_settings(PROFILE, DATASET, wildcards.generator)))
 
 
 rule generate:
-    input: f"{LOGEX}/generate.ipynb", record("data"), record("base"), record("lora", "{generation}"), guide,
-           modules("generate/pipeline", "generate/sampler", "generate/batching", "generate/guidance", "generate/manifest")
-    output: record("synthetic", "{generation}")
-    params: settings("study", "guidance")
+    input: f"{LOGEX}/generate.ipynb", record("data"), record("base"), guide,
+           modules(*(f"generate/{m}" for m in ("pipeline", "sampler", "batching", "guidance", "baselines", "manifest")))
+    output: record("synthetic", "{generator}", "{generation}")
+    params: sampling
     threads: 2
     priority: 3
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={wildcards.generation}"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generator={wildcards.generator} generation={wildcards.generation}"
 
 
 rule table2:
@@ -153,11 +199,48 @@ rule table2:
 
 
 rule figure2:
-    input: f"{LOGEX}/figure2.ipynb", record("data"), record("synthetic", generation(SEEDS[0])),
+    input: f"{LOGEX}/figure2.ipynb", record("data"), record("synthetic", "logex", generation(SEEDS[0])),
            record("classifier", "oracle", "seed0"), modules("report/figures")
     output: f"{RESULTS}/logex_figure2/record.json"
     params: generation=generation(SEEDS[0])
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation}"
+
+
+rule figure3:
+    input: f"{LOGEX}/figure3.ipynb",
+           [record("classifier", m, f"seed{s}") for m in ("ce", *(f"logex_{n}" for n in STUDY.counts)) for s in SEEDS],
+           modules("detect/metrics", "report/*")
+    output: f"{RESULTS}/logex_figure3/record.json"
+    params: seeds=",".join(map(str, SEEDS))
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds}"
+
+
+# generators whose images show the class that they were asked for
+DRAWN = list(dict.fromkeys(["logex", *(m.generator for m in rows(STUDY, POOL).values() if m.synthetic and m.tail_named)]))
+
+
+rule oracle:
+    input: f"{LOGEX}/oracle.ipynb", record("data"), [record("synthetic", g, generation(SEEDS[0])) for g in DRAWN],
+           record("classifier", "oracle", "seed0"), modules("report/*")
+    output: f"{RESULTS}/logex_oracle/record.json"
+    params: generation=generation(SEEDS[0]), generators=",".join(DRAWN)
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation} generators={params.generators}"
+
+
+rule ablation:
+    input: f"{LOGEX}/ablation.ipynb", record("data"),
+           [record("synthetic", g, generation(SEEDS[0])) for g in ("logex", *variants(STUDY))],
+           record("classifier", "oracle", "seed0"), modules("report/*")
+    output: f"{RESULTS}/logex_ablation/record.json"
+    params: generation=generation(SEEDS[0])
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation}"
+
+
+rule cost:
+    input: f"{LOGEX}/cost.ipynb", f"{RESULTS}/logex_table2/record.json", modules("report/*")
+    output: f"{RESULTS}/logex_cost/record.json"
+    params: seeds=",".join(map(str, SEEDS)), only=ROWS
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds} only={params.only}"
 
 
 rule scores:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from logex_nb.workflow import Study, has_pool, rows
+from logex_nb.study import Study, has_pool, rows
 
 BIN = Path(sys.executable).parent
 SLIPS = {

@@ -56,10 +56,18 @@ def augment(
     hflip: float = .5, # Probability of a horizontal flip
     vflip: float = .5, # Probability of a vertical flip
     rotation: float = 15., # Largest angle in degrees, either way
+    jitter: float = 0., # Largest relative change of brightness, contrast and saturation
 ) -> Tensor: # `[n, 3, h, w]`
-    "Flip and rotate every image anew"
+    "Flip and rotate every image anew, and perhaps change its colours"
     left, up, turn = torch.rand(3, len(images), generator=generator).to(images)
     for flip, axis in ((left < hflip, -1), (up < vflip, -2)):
         images = torch.where(flip.view(-1, 1, 1, 1), images.flip(axis), images)
+    if jitter:
+        draws = torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images)
+        light, contrast, colour = 1 + jitter * (2 * draws - 1)
+        mean = (light * images).mean((1, 2, 3), keepdim=True)
+        images = mean + contrast * (light * images - mean)
+        grey = images.mean(1, keepdim=True)
+        images = (grey + colour * (images - grey)).clamp(0, 1)
     if not rotation: return images
     return rotate(images, (2 * turn - 1) * rotation, mode="nearest", padding_mode="zeros")

@@ -58,6 +58,7 @@ class Training:
     hflip: float = .5 # Probability of a horizontal flip
     vflip: float = .5 # Probability of a vertical flip
     rotation: float = 15. # Largest angle in degrees, either way
+    jitter: float = 0. # Largest relative change of brightness, contrast and saturation
     precision: str = "fp32" # 'fp32' or 'bf16' (autocast)
 
     def __post_init__(self):
@@ -116,7 +117,7 @@ def train_epoch(
     for ids in draws[config.sampling]():
         y = labels[ids.to(device)]
         x = fetch(held, ids, device, generator)
-        x = augment(x, generator, config.hflip, config.vflip, config.rotation)
+        x = augment(x, generator, config.hflip, config.vflip, config.rotation, config.jitter)
         losses_of = lambda logits: loss(logits, y)
         if config.mixup: x, losses_of = mixup(x, y, loss, config.mixup, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'SETTINGS', 'Objective', 'confidence', 'Guidance', 'resize', 'Seen', 'evaluate', 'make_starts', 'Guided',
-           'turn', 'guide']
+           'Iterate', 'turn', 'guide']
 
 # %% ../../nbs/generate/guidance.ipynb #c003
 import math
@@ -44,6 +44,8 @@ OBJECTIVES = dict(
     confidence=Objective(lambda logits, y: -confidence(logits, y), lambda stop: -stop),
     log_confidence=Objective(lambda logits, y: F.cross_entropy(logits, y, reduction="none"),
                              lambda stop: -math.log(stop)),
+    uniform=Objective(lambda logits, y: -logits.log_softmax(-1).mean(-1) - math.log(logits.shape[-1]),
+                      lambda stop: -math.log(stop)),
 )
 
 # %% ../../nbs/generate/guidance.ipynb #c013
@@ -60,7 +62,8 @@ class Guidance:
     optimise_uncond: bool = True # Change the empty prompt's embedding, per step
     objective: str = "confidence" # A name in `OBJECTIVES`
     loss_steps: int = 3 # Predicted clean images that enter the loss: the last ones
-    stop: float = .4 # Confidence at which an image is done
+    gradient_steps: int = 0 # Steps that the gradient runs back through: the last ones; 0 all
+    stop: float = .4 # Confidence at which an image is done, or evenness for `uniform`
     classifier_size: int = 256 # Side at which the classifier sees the image; 0 leaves it as decoded
     antialias: bool = False # Low-pass filter, and clamping, when resizing for the classifier
     legacy_double_step: bool = False # The released code's reading of the clean latent
@@ -75,6 +78,9 @@ class Guidance:
         if not 1 <= self.loss_steps <= self.num_inference_steps:
             raise ValueError(f"loss_steps is {self.loss_steps}: choose from 1 to "
                              f"num_inference_steps, {self.num_inference_steps}")
+        if self.gradient_steps and not self.loss_steps <= self.gradient_steps < self.num_inference_steps:
+            raise ValueError(f"gradient_steps is {self.gradient_steps}: choose 0 for all steps, or from "
+                             f"loss_steps, {self.loss_steps}, to {self.num_inference_steps - 1}")
         if self.guidance_steps and not self.rates:
             raise ValueError("nothing to optimise: switch a part on, or set guidance_steps to 0")
         for key, choices in dict(precision=["fp32", "bf16"], objective=list(OBJECTIVES)).items():
@@ -83,10 +89,16 @@ class Guidance:
 
     @property
     def rates(self) -> dict[str, float]: # Of `latents`, `cond`, `uncond`, where optimised
-        "Adam's learning rates"
-        return ({"latents": self.latent_lr} if self.optimise_latent else {}) \
+        "Adam's learning rates; a truncated gradient does not reach the start latent"
+        reached = self.optimise_latent and not self.gradient_steps
+        return ({"latents": self.latent_lr} if reached else {}) \
             | ({"cond": self.guidance_lr} if self.optimise_cond else {}) \
             | ({"uncond": self.guidance_lr} if self.optimise_uncond else {})
+
+    @property
+    def method(self) -> str: # For the manifest
+        "How the images are made"
+        return self.objective
 
 # %% ../../nbs/generate/guidance.ipynb #c016
 SETTINGS = dict(
@@ -173,21 +185,32 @@ class Guided:
         self.confidence.append(confidence)
 
 # %% ../../nbs/generate/guidance.ipynb #c036
+class Iterate(NamedTuple):
+    "One evaluation of one image, for a watcher"
+    start: Start # Which image
+    number: int # Updates before it
+    loss: float # Of the last steps
+    confidence: float # Of the picture
+    image: np.ndarray # uint8 `[h, w, 3]`
+    latent_norm: float # L2 norm of the start latent
+    gradients: dict[str, float] # L2 norm of the gradient by each optimised part; empty when done
+
+# %% ../../nbs/generate/guidance.ipynb #c038
 def turn(
     pipe: StableDiffusionPipeline, # The generator
     classifier: nn.Module, # As for `guide`
     slots: Slots, # Changed in place
     rows: dict[int, Guided], # The image in each occupied slot, changed in place
     config: Guidance, # How
-    watch: Callable | None = None, # As for `guide`
+    watch: Callable[[Iterate], None] | None = None, # As for `guide`
 ) -> list[int]: # Slots whose image goes on
     "Evaluate all slots once, and update those whose image is not done"
-    began, leaves = time.perf_counter(), slots.leaves()
+    began, leaves, grads = time.perf_counter(), slots.leaves(), {}
     hungry = [i for i, row in rows.items() if len(row.confidence) < config.guidance_steps]
     keep = config.loss_steps if config.guidance_steps else 1
     with torch.set_grad_enabled(config.guidance_steps > 0):
-        clean = clean_latents(pipe, *slots.inputs(leaves), config.guidance_scale, keep,
-                              config.checkpointing, config.precision, config.legacy_double_step)
+        clean = clean_latents(pipe, *slots.inputs(leaves), config.guidance_scale, keep, config.checkpointing,
+                              config.precision, config.legacy_double_step, config.gradient_steps)
         seen = evaluate(pipe, classifier, clean, slots.targets, config)
     losses, found = seen.loss.tolist(), seen.confidence.tolist()
     pictures = (seen.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -198,23 +221,27 @@ def turn(
             raise RuntimeError(f"loss of {which} is {losses[i]}: "
                                "lower the rates, or set precision to 'fp32'")
         row.stopped = i in hungry and losses[i] < limit
-        if watch: watch(row.start, len(row.confidence), found[i], pictures[i])
-        row.see(found[i], pictures[i].copy())
     going = [i for i in hungry if not rows[i].stopped]
     if going:
         names = list(slots.rates)
-        grads = torch.autograd.grad(seen.loss[going].sum(), [leaves[k] for k in names])
-        slots.update(dict(zip(names, grads)))
+        grads = dict(zip(names, torch.autograd.grad(seen.loss[going].sum(), [leaves[k] for k in names])))
+    for i, row in rows.items():
+        if watch:
+            norms = {k: g[i].norm().item() for k, g in grads.items()} if i in going else {}
+            watch(Iterate(row.start, len(row.confidence), losses[i], found[i], pictures[i],
+                          leaves["latents"][i].norm().item(), norms))
+        row.see(found[i], pictures[i].copy())
+    if going: slots.update(grads)
     for row in rows.values(): row.seconds += (time.perf_counter() - began) / len(rows)
     return going
 
-# %% ../../nbs/generate/guidance.ipynb #c038
+# %% ../../nbs/generate/guidance.ipynb #c040
 def guide(
     pipe: StableDiffusionPipeline, # The generator, LoRA fused
     classifier: nn.Module, # Maps `[n, 3, h, w]` in `[0, 1]` to logits `[n, c]`, with gradient
     starts: Iterable[Start], # Images to make
     config: Guidance, # How
-    watch: Callable | None = None, # Told of each iterate: its `Start`, number, confidence, picture
+    watch: Callable[[Iterate], None] | None = None, # Told of each `Iterate`
 ) -> Iterator[Guided]: # In the order in which they are done
     "Optimise latents and embeddings until the classifier agrees (DiG-IN, Augustin et al. 2024)"
     slots = Slots(pipe, config.batch, config.num_inference_steps, config.rates)

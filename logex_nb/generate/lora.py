@@ -55,6 +55,7 @@ class Lora:
     clip: float = 1.0 # Largest norm of the gradient
     min_snr: float = 0 # Ceiling of the signal-to-noise ratio in the loss weight; 0 weights all times alike, as the paper
     precision: str = "bf16" # `bf16` (autocast; A and B stay fp32) or `fp32`
+    head: int = 0 # Images per head class that train along with the tail's
     hflip: bool = True # Mirror half of the images left-right
     vflip: bool = False # and upside-down
     sample_posterior: bool = True # Draw latents from the VAE's posterior; its mean otherwise

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core import atomic, sha256, write_json
+from .baselines import OneStep
 from .guidance import Guidance, Guided, guide, make_starts
 
 # %% ../../nbs/generate/manifest.ipynb #c008
@@ -145,10 +147,11 @@ def generate_folder(
     classifier: nn.Module, # Maps `[n, 3, h, w]` in `[0, 1]` to logits, with gradient
     prompts: dict[str, str], # Prompt of each class to draw
     class_ids: dict[str, int], # Class id of each class, for the classifier
-    config: Guidance, # How, and how many
+    config: Guidance | OneStep, # How, and how many
     folder: Path | str, # Where to; what is there already is kept
     progress: bool = True, # Show a progress bar
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
+    make: Callable[..., Iterator[Guided]] = guide, # `guide`, or a rival such as `onestep`
 ) -> pd.DataFrame: # The manifest
     "Guided images of all classes, and their unguided twins, resumable at any image"
     folder, starts = Path(folder), make_starts(prompts, class_ids, config)
@@ -160,11 +163,11 @@ def generate_folder(
     config, done = replace(config, batch=min(config.batch, len(starts))), kept_lines(folder)
     write_lines(folder / "manifest.csv", list(done.values()))
     todo = [s for s in starts if (s.name, s.index) not in done]
-    bar = tqdm(guide(pipe, classifier, todo, config), "guided images", total=len(starts),
+    bar = tqdm(make(pipe, classifier, todo, config), "guided images", total=len(starts),
                initial=len(starts) - len(todo), unit="image", disable=not progress)
     means, began = np.zeros(2), time.time()
     for n, found in enumerate(bar, 1):
-        append_line(folder / "manifest.csv", row := save_pair(folder, found, config.objective))
+        append_line(folder / "manifest.csv", row := save_pair(folder, found, config.method))
         means += row["confidence_before"], row["confidence_after"]
         rate = 60 * n / (time.time() - began)
         before, after = means / n

@@ -59,6 +59,7 @@ def clean_latents(
     checkpointing: bool = False, # Recompute each step on the way back
     precision: str = "fp32", # `bf16` runs the UNet under autocast
     legacy_double_step: bool = False, # Read the clean latent off the latent *after* the step
+    gradient_steps: int = 0, # Steps that carry a gradient: the last ones; 0 all
 ) -> list[torch.Tensor]: # The predicted clean latents of the last steps, each `[n, 4, h, w]`
     "DDIM sampling with classifier-free guidance, with gradient"
     unet, amp = pipe.unet, precision == "bf16"
@@ -72,8 +73,10 @@ def clean_latents(
         clean, after = ddim_step(noise, z, alpha, alpha_next)
         return ddim_step(noise, after, alpha, alpha)[0] if legacy_double_step else clean, after
 
-    found, step = [], recompute(step, checkpointing)
-    for i, place in enumerate(ddim_plan(pipe.scheduler, cond.shape[1])):
-        clean, latents = step(latents, cond[:, i], uncond[:, i], *place)
+    found, step, on = [], recompute(step, checkpointing), torch.is_grad_enabled()
+    plan = ddim_plan(pipe.scheduler, cond.shape[1])
+    for i, place in enumerate(plan):
+        with torch.set_grad_enabled(on and i >= len(plan) - (gradient_steps or len(plan))):
+            clean, latents = step(latents, cond[:, i], uncond[:, i], *place)
         found = [*found, clean][-keep:]
     return found
