@@ -66,12 +66,12 @@ wildcard_constraints:
 
 
 localrules: logex, logex_table1, logex_table2, logex_table3, logex_table3_fifty, logex_figure2, logex_figure3, logex_figure4,
-            logex_oracle, logex_ablation, logex_cost
+            logex_oracle, logex_ablation, logex_cost, logex_quality
 
 
 # what needs an oracle needs a pool
 TARGETS = ["table1", "table2", "table3", "figure3", "figure4", "cost",
-           *(["figure2", "oracle", "ablation"] if POOL else [])]
+           *(["figure2", "oracle", "ablation", "quality"] if POOL else [])]
 
 
 rule logex:
@@ -118,6 +118,10 @@ rule logex_cost:
     input: f"{RESULTS}/logex_cost/record.json"
 
 
+rule logex_quality:
+    input: f"{RESULTS}/logex_quality/record.json"
+
+
 rule data:
     input: f"{LOGEX}/split.ipynb", modules("data/*")
     output: record("data")
@@ -150,7 +154,7 @@ GUIDES = {g.guide for g in GENERATORS.values()}
 
 
 rule classifier:
-    wildcard_constraints: method="|".join(m for m in METHODS if m not in GUIDES)
+    wildcard_constraints: method="|".join(k for k, m in METHODS.items() if m.detector == "classifier" and k not in GUIDES)
     input: f"{LOGEX}/classifier.ipynb", images_for,
            modules("classify/*", "detect/metrics")
     output: record("classifier", "{method}", "seed{seed}")
@@ -182,11 +186,35 @@ rule generate:
     input: f"{LOGEX}/generate.ipynb", record("data"), record("base"), guide,
            modules(*(f"generate/{m}" for m in ("pipeline", "sampler", "batching", "guidance", "baselines", "manifest")))
     output: record("synthetic", "{generator}", "{generation}")
+    wildcard_constraints: generator="|".join(k for k, g in GENERATORS.items() if g.sampler != "dreamood")
     params: sampling
     threads: 2
     priority: 3
     resources: gpu=1
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generator={wildcards.generator} generation={wildcards.generation}"
+
+
+rule outliers:
+    input: f"{LOGEX}/outliers.ipynb", record("data"), record("base"),
+           lambda w: [record("lora", "tail", w.generation)] if settings("dreamood").lora else [],
+           modules("classify/*", *(f"generate/{m}" for m in ("pipeline", "sampler", "batching", "outliers", "dream_ood", "manifest")))
+    output: record("synthetic", "{generator}", "{generation}")
+    wildcard_constraints: generator="|".join(k for k, g in GENERATORS.items() if g.sampler == "dreamood")
+    params: digest(WORDS, settings("dreamood"), settings("training"))
+    threads: 2
+    priority: 2
+    resources: gpu=1
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={wildcards.generation}"
+
+
+rule energy:
+    input: f"{LOGEX}/energy.ipynb", images_for, modules("classify/*", "detect/metrics")
+    output: record("classifier", "{method}", "seed{seed}")
+    wildcard_constraints: method="|".join(k for k, m in METHODS.items() if m.detector == "energy")
+    params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), settings("energy"), STUDY.decoded)
+    threads: 1
+    resources: gpu=1
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
 
 
 rule table2:
@@ -223,6 +251,15 @@ rule oracle:
     input: f"{LOGEX}/oracle.ipynb", record("data"), [record("synthetic", g, generation(SEEDS[0])) for g in DRAWN],
            record("classifier", "oracle", "seed0"), modules("report/*")
     output: f"{RESULTS}/logex_oracle/record.json"
+    params: generation=generation(SEEDS[0]), generators=",".join(DRAWN)
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation} generators={params.generators}"
+
+
+rule quality:
+    input: f"{LOGEX}/quality.ipynb", record("data"), record("base"), [record("synthetic", g, generation(SEEDS[0])) for g in DRAWN],
+           [record("classifier", m, "seed0") for m in ("oracle", "ce", "only_lora", "logex")],
+           modules("generate/quality", "report/*")
+    output: f"{RESULTS}/logex_quality/record.json"
     params: generation=generation(SEEDS[0]), generators=",".join(DRAWN)
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation} generators={params.generators}"
 

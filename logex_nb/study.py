@@ -128,7 +128,7 @@ class Generator:
     label: str = "" # As a table prints it
     lora: str = "tail" # A name in `loras.toml`; empty leaves the base model as it is
     guide: str = "auxiliary" # The row whose classifier guides
-    sampler: str = "guidance" # The section of its settings: 'guidance', 'onestep' or 'dream_ood'
+    sampler: str = "guidance" # The section of its settings: 'guidance', 'onestep' or 'dreamood'
     settings: dict = field(default_factory=dict) # Differences from the profile's section
     question: str = "" # Makes it a variant of the ablation
 

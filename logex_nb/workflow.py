@@ -70,7 +70,7 @@ SECTIONS = dict(
     study="study:Study", source="data.datasets:Source", split="data.splits:Split", training="classify.training:Training",
     architecture="generate.pipeline:Architecture", pretrain="generate.pretraining:Pretrain",
     lora="generate.lora:Lora", guidance="generate.guidance:Guidance",
-    onestep="generate.baselines:OneStep")
+    onestep="generate.baselines:OneStep", dreamood="generate.outliers:DreamOod", energy="classify.energy:Energy")
 
 
 def section_class(
@@ -101,7 +101,7 @@ def check_profile(
 # %% ../nbs/workflow.ipynb #c015
 TARGETS = dict(logex_table1="Table 1: scores", logex_table2="Table 2: rows of the comparison", logex_table3="Table 3: all scores", logex_table3_fifty="Table 3 with fifty shots",
                logex_figure2="Figure 2: what the images look like", logex_figure3="Figure 3: how many images", logex_figure4="Figure 4: the long tail",
-               logex_oracle="Section 4.4 and Figure 5: what an oracle says", logex_ablation="What each part of guidance does", logex_cost="What a tenth of FPR costs",
+               logex_oracle="Section 4.4 and Figure 5: what an oracle says", logex_ablation="What each part of guidance does", logex_cost="What a tenth of FPR costs", logex_quality="Whether the images are worth something",
                logex="Everything of the LoGex paper")
 
 

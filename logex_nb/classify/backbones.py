@@ -8,6 +8,7 @@ __all__ = ['SIZES', 'IMAGENET', 'ARCHITECTURE', 'CosineHead', 'ImageClassifier',
 
 # %% ../../nbs/classify/backbones.ipynb #c002
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -127,12 +128,13 @@ ARCHITECTURE = ("layer_type", "depths", "hidden_sizes", "embedding_size", "stem_
 def save_classifier(
     net: ImageClassifier, # On any device
     folder: Path | str, # Receives `classifier.json` and `weights.safetensors`
+    classes: Sequence[str] = (), # Names, in the order of the outputs
 ) -> None:
     "Write what `load_classifier` needs, each file whole or not at all"
     body = {key: getattr(net.config, key) for key in ARCHITECTURE if hasattr(net.config, key)}
     write_json(Path(folder) / "classifier.json",
                dict(body=body, n_classes=net.head.out_features, logit_scale=net.logit_scale,
-                    cosine=isinstance(net.head, CosineHead)))
+                    cosine=isinstance(net.head, CosineHead), classes=list(classes)))
     with atomic(Path(folder) / "weights.safetensors") as tmp:
         save_file({key: value.cpu().contiguous() for key, value in net.state_dict().items()}, tmp)
 
@@ -140,6 +142,7 @@ def save_classifier(
 def load_classifier(
     folder: Path | str, # Written by `save_classifier`
     device: torch.device | str = "cpu", # Where it shall live
+    classes: Sequence[str] = (), # Names that its outputs must have, if it knows them
 ) -> ImageClassifier: # In eval mode
     "The classifier of a finished run"
     folder = Path(folder)
@@ -148,6 +151,10 @@ def load_classifier(
             raise FileNotFoundError(f"no classifier in {folder}: {file} is missing; "
                                     "run the stage that trains it")
     spec = json.loads((folder / "classifier.json").read_text())
+    known, classes = spec.get("classes") or list(classes), list(classes) or spec.get("classes", [])
+    if known != classes or len(classes) not in (0, spec["n_classes"]):
+        raise ValueError(f"the classifier in {folder} has {spec['n_classes']} outputs for {known}, not for "
+                         f"{classes}: train one on this dataset")
     net = ImageClassifier(ResNetConfig(**spec["body"]), spec["n_classes"], spec["logit_scale"],
                           spec.get("cosine", False))
     net.load_state_dict(load_file(folder / "weights.safetensors"))

@@ -276,6 +276,6 @@ def train(
     net = run_epochs(net, optimizer, *data, tail, config, seed, folder, key)
     tau = edit_head(net, counts, val_images, val_labels, tail, config)
     if config.posthoc != "none": write_json(folder / "posthoc.json", dict(kind=config.posthoc, tau=tau))
-    save_classifier(net, folder)
+    save_classifier(net, folder, classes)
     (folder / "checkpoint.pt").unlink()
     return net.eval()

@@ -40,6 +40,8 @@ class OneStep:
     def __post_init__(self):
         if not 1 <= self.every <= self.num_inference_steps:
             raise ValueError(f"every is {self.every}: choose from 1 to {self.num_inference_steps}")
+        for key in ("per_class", "batch"):
+            if getattr(self, key) < 1: raise ValueError(f"{key} is {getattr(self, key)}: at least 1 is needed")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}: choose 'fp32' or 'bf16'")
 

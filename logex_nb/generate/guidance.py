@@ -81,6 +81,8 @@ class Guidance:
         if self.gradient_steps and not self.loss_steps <= self.gradient_steps < self.num_inference_steps:
             raise ValueError(f"gradient_steps is {self.gradient_steps}: choose 0 for all steps, or from "
                              f"loss_steps, {self.loss_steps}, to {self.num_inference_steps - 1}")
+        for key in ("per_class", "batch"):
+            if getattr(self, key) < 1: raise ValueError(f"{key} is {getattr(self, key)}: at least 1 is needed")
         if self.guidance_steps and not self.rates:
             raise ValueError("nothing to optimise: switch a part on, or set guidance_steps to 0")
         for key, choices in dict(precision=["fp32", "bf16"], objective=list(OBJECTIVES)).items():

@@ -112,6 +112,10 @@ def encode_once(
     "Posterior of each image and its mirrored views, and embeddings of the prompts"
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images are {images.dtype} {images.shape}: give uint8 [n, h, w, 3]")
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    if images.shape[1:3] != (side, side):
+        raise ValueError(f"images of {images.shape[1]} x {images.shape[2]} pixels, a UNet for {side}: "
+                         f"set size = {side} in [split], or choose another base")
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts for {len(images)} images: give one per image")
     flips = [(), *[(3,)] * config.hflip]
