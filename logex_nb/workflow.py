@@ -96,7 +96,7 @@ def check_profile(
         for section, values in sections.items():
             if section not in SECTIONS:
                 raise ValueError(f"unknown section [{where}{section}] in profile {name!r}: choose from {sorted(SECTIONS)}")
-            configure(section_class(section), values, f"[{where}{section}] of profile {name!r}")
+            configure(section_class(section), found.get(section, {}) | values, f"[{where}{section}] of profile {name!r}")
 
 # %% ../nbs/workflow.ipynb #c015
 TARGETS = dict(logex_table1="Table 1: scores", logex_table2="Table 2: rows of the comparison", logex_table3="Table 3: all scores", logex_table3_fifty="Table 3 with fifty shots",
