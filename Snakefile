@@ -6,7 +6,8 @@ from shlex import quote
 from logex_nb.core import load_config, sha256
 from logex_nb.data.datasets import short_name
 from logex_nb.study import (
-    generation_folder, generators, has_pool, load_study, lora_settings, methods, rows, sampler_settings, training_config, variants)
+    generation_folder, generators, has_pool, load_study, lora_settings, methods, points, rows, sampler_settings, training_config,
+    variants)
 from logex_nb.workflow import section_class
 
 PROFILE = config.get("profile", "smoke")
@@ -142,7 +143,7 @@ rule base:
 rule lora:
     input: f"{LOGEX}/lora.ipynb", record("data"), record("base"), modules("generate/pipeline", "generate/lora")
     output: record("lora", "{lora}", "{generation}")
-    params: lambda w: digest(WORDS, settings("lora", **lora_settings(w.lora)))
+    params: lambda w: digest(WORDS, settings("lora", **lora_settings(PROFILE, w.lora)))
     threads: 1
     priority: 2
     resources: gpu=1
@@ -236,7 +237,7 @@ rule figure2:
 
 rule figure3:
     input: f"{LOGEX}/figure3.ipynb",
-           [record("classifier", m, f"seed{s}") for m in ("ce", *(f"logex_{n}" for n in STUDY.counts)) for s in SEEDS],
+           [record("classifier", m, f"seed{s}") for m in points(STUDY, settings("guidance").per_class).values() for s in SEEDS],
            modules("detect/metrics", "report/*")
     output: f"{RESULTS}/logex_figure3/record.json"
     params: seeds=",".join(map(str, SEEDS))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Study', 'Method', 'methods', 'method', 'rows', 'load_study', 'has_pool', 'training_config', 'Generator', 'Adapter',
-           'generators', 'generator', 'variants', 'lora_settings', 'sampler_settings', 'stage_folder',
+           'generators', 'generator', 'variants', 'points', 'lora_settings', 'sampler_settings', 'stage_folder',
            'generation_folder', 'noun', 'base_source', 'training_set']
 
 # %% ../nbs/study.ipynb #c002
@@ -159,12 +159,22 @@ def variants(
     for name in study.variants: generator(name)
     return {k: g for k, g in generators().items() if g.question and (not study.variants or k in study.variants)}
 
-# %% ../nbs/study.ipynb #c021
+# %% ../nbs/study.ipynb #c020
+def points(
+    study: Study, # Says how many images
+    per_class: int, # How many the rows of Table 2 have
+) -> dict[int, str]: # Synthetic images per tail class to row
+    "The rows behind Figure 3"
+    return {0: "ce"} | {n: "logex" if n == per_class else f"logex_{n}" for n in study.counts}
+
+# %% ../nbs/study.ipynb #c024
 def lora_settings(
+    profile: str, # Name of the profile
     name: str, # One of `loras.toml`
 ) -> dict: # Differences from the profile's `[lora]`
     "How a LoRA is trained"
-    return _named(_entries("loras", Adapter), "LoRA", name).settings
+    chosen = _named(_entries("loras", Adapter), "LoRA", name)
+    return chosen.settings | read_profile(profile).get("adapter", {}).get(name, {})
 
 
 def sampler_settings(
@@ -177,7 +187,7 @@ def sampler_settings(
     images = dict(per_class=study.variant_images) if chosen.question else {}
     return images | chosen.settings | read_profile(profile).get("generator", {}).get(name, {})
 
-# %% ../nbs/study.ipynb #c024
+# %% ../nbs/study.ipynb #c027
 def stage_folder(
     profile: str, # Name of the profile
     dataset: str, # As given: 'phantom', 'folder:PATH' or 'npz:PATH'
@@ -194,7 +204,7 @@ def generation_folder(
     "Which generator a classifier of `seed` gets its images from"
     return "shared" if study.shared_synthetic else f"seed{seed}"
 
-# %% ../nbs/study.ipynb #c026
+# %% ../nbs/study.ipynb #c029
 def noun(
     label: str, # Class name, as the dataset spells it
 ) -> str: # As a prompt spells it
@@ -209,7 +219,7 @@ def base_source(
     source = read_record(folder)["metrics"]["source"]
     return str(Path(folder) / source) if source == "pipeline" else source
 
-# %% ../nbs/study.ipynb #c029
+# %% ../nbs/study.ipynb #c032
 def training_set(
     tiles: Tiles, # The split
     extra: str, # A method's `extra`

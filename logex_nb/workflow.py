@@ -21,7 +21,7 @@ from fastcore.script import Param, call_parse
 
 from .core import configure, load_config, profiles, read_profile, repo_root
 from .data.datasets import short_name
-from .study import Study, generator, has_pool, load_study, method, stage_folder
+from .study import Study, generator, has_pool, load_study, lora_settings, method, stage_folder
 
 # %% ../nbs/workflow.ipynb #c006
 def typed_parameters(
@@ -90,6 +90,8 @@ def check_profile(
     special = found.pop("dataset", {})
     for row, values in found.pop("method", {}).items():
         method(row), configure(section_class("training"), values, f"[method.{row}] of profile {name!r}")
+    for which in found.pop("adapter", {}):
+        configure(section_class("lora"), lora_settings(name, which), f"[adapter.{which}] of profile {name!r}")
     for which, values in found.pop("generator", {}).items():
         configure(section_class(generator(which).sampler), values, f"[generator.{which}] of profile {name!r}")
     for where, sections in [("", found), *((f"dataset.{d}.", s) for d, s in special.items())]:
