@@ -30,7 +30,7 @@ from ..core import atomic, child_seed, write_json
 from ..detect.metrics import balanced_accuracy, tail_report
 from ..detect.scores import head_and_tail
 
-# %% ../../nbs/classify/energy.ipynb #c006
+# %% ../../nbs/classify/energy.ipynb #c007
 @dataclass(frozen=True)
 class Energy:
     "What the detector has beyond a classifier's recipe; the defaults are the original's"
@@ -41,7 +41,7 @@ class Energy:
         if self.beta < 0: raise ValueError(f"beta is {self.beta}: it must be at least 0")
         if self.hidden < 1: raise ValueError(f"hidden is {self.hidden}: at least 1 is needed")
 
-# %% ../../nbs/classify/energy.ipynb #c012
+# %% ../../nbs/classify/energy.ipynb #c013
 def join_logits(
     head_logits: Tensor, # `[n, h]`
     side_logits: Tensor, # Outside, inside `[n, 2]`
@@ -55,7 +55,7 @@ def join_logits(
     joint[:, tail] = (outside - math.log(len(tail)))[:, None]
     return joint
 
-# %% ../../nbs/classify/energy.ipynb #c017
+# %% ../../nbs/classify/energy.ipynb #c018
 class EnergyDetector(nn.Module):
     "A classifier of the head classes, and inside against outside from its energy"
 
@@ -103,7 +103,7 @@ class EnergyDetector(nn.Module):
         "From images to joint logits"
         return self.logits(self.features(images))
 
-# %% ../../nbs/classify/energy.ipynb #c020
+# %% ../../nbs/classify/energy.ipynb #c021
 def energy_loss(
     detector: EnergyDetector, # Its `sides` are used
     head_logits: Tensor, # Of head images, then of images from outside `[b + m, h]`
@@ -115,7 +115,7 @@ def energy_loss(
     inside = (torch.arange(len(head_logits), device=labels.device) < b).long()
     return F.cross_entropy(head_logits[:b], labels) + beta * F.cross_entropy(detector.sides(head_logits), inside)
 
-# %% ../../nbs/classify/energy.ipynb #c024
+# %% ../../nbs/classify/energy.ipynb #c025
 def paired_batches(
     n_in: int, # Head images
     n_out: int, # Images from outside
@@ -127,7 +127,7 @@ def paired_batches(
     outside = torch.cat([torch.randperm(n_out, generator=generator) for _ in range(rounds)])
     return list(zip(inside, outside[:n_in].split([len(b) for b in inside])))
 
-# %% ../../nbs/classify/energy.ipynb #c026
+# %% ../../nbs/classify/energy.ipynb #c027
 def detector_epoch(
     detector: EnergyDetector, # Changed in place
     optimizer: torch.optim.Optimizer, # Over its parameters
@@ -152,7 +152,7 @@ def detector_epoch(
         total += loss.detach() * len(ids)
     return total.item() / len(labels)
 
-# %% ../../nbs/classify/energy.ipynb #c029
+# %% ../../nbs/classify/energy.ipynb #c030
 def detector_report(
     logits: np.ndarray, # Joint logits `[n, c]`
     labels: np.ndarray, # True class ids `[n]`
@@ -166,7 +166,7 @@ def detector_report(
     report["bacc_head"] = 100 * balanced_accuracy(among, np.asarray(labels), head)
     return {k: v for k, v in report.items() if k != "bacc_tail"}
 
-# %% ../../nbs/classify/energy.ipynb #c032
+# %% ../../nbs/classify/energy.ipynb #c033
 def check_recipe(
     recipe: Training, # For a network that is not trained by `classify.training`
 ) -> None:
@@ -192,7 +192,7 @@ def _check_images(images: np.ndarray, labels: np.ndarray, outside: np.ndarray, v
     if (inside := np.isin(val_labels, head)).all() or set(val_labels[inside].tolist()) != set(head):
         raise ValueError("validation images lack a head class, or any tail class: no epoch could be chosen")
 
-# %% ../../nbs/classify/energy.ipynb #c035
+# %% ../../nbs/classify/energy.ipynb #c036
 def save_detector(
     detector: EnergyDetector, # On any device
     folder: Path | str, # Receives the files of `save_classifier`, energy.json and energy.safetensors
@@ -217,7 +217,7 @@ def load_detector(
     detector.side.load_state_dict(load_file(path))
     return detector.eval().to(device)
 
-# %% ../../nbs/classify/energy.ipynb #c038
+# %% ../../nbs/classify/energy.ipynb #c039
 def run_detector(
     detector: EnergyDetector, # As it begins; filled from the checkpoint if there is one
     images: np.ndarray, # Head images, uint8 `[n, h, w, 3]` or `[n, v, h, w, 3]`
@@ -257,7 +257,7 @@ def run_detector(
     detector.load_state_dict(best)
     return detector
 
-# %% ../../nbs/classify/energy.ipynb #c039
+# %% ../../nbs/classify/energy.ipynb #c040
 def train_detector(
     images: np.ndarray, # Head images, uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions
     labels: np.ndarray, # Their class ids `[n]`

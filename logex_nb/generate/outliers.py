@@ -32,7 +32,7 @@ from ..classify.training import Training, learning_rate, new_classifier, train_e
 from ..core import atomic, child_seed
 from .manifest import fingerprint
 
-# %% ../../nbs/generate/outliers.ipynb #c007
+# %% ../../nbs/generate/outliers.ipynb #c008
 @dataclass(frozen=True)
 class DreamOod:
     "How outliers are found and drawn; the defaults are the original's"
@@ -70,7 +70,7 @@ class DreamOod:
         "How the images are made"
         return "dream_ood"
 
-# %% ../../nbs/generate/outliers.ipynb #c012
+# %% ../../nbs/generate/outliers.ipynb #c013
 def noun_position(
     pipe: StableDiffusionPipeline, # Its tokenizer is used
     prompt: str, # With `{noun}`
@@ -102,7 +102,7 @@ def anchors(
     table = pipe.text_encoder.get_input_embeddings().weight
     return table[torch.tensor(tokens, device=table.device)].detach().float()
 
-# %% ../../nbs/generate/outliers.ipynb #c016
+# %% ../../nbs/generate/outliers.ipynb #c017
 class AnchorHead(nn.Linear):
     "Cosines between mapped features and anchors that do not learn (Du et al. 2023, eq. 2)"
 
@@ -130,7 +130,7 @@ class AnchorHead(nn.Linear):
         "Cosines over temperature"
         return self.embed(features) @ self.anchors.T / self.temperature
 
-# %% ../../nbs/generate/outliers.ipynb #c019
+# %% ../../nbs/generate/outliers.ipynb #c020
 def _anchored(recipe: Training, words: Tensor, temperature: float, seed: int, device: torch.device | str
               ) -> tuple[ImageClassifier, torch.optim.AdamW]:
     "Encoder and optimiser before the first epoch"
@@ -181,7 +181,7 @@ def train_encoder(
     (folder / "checkpoint.pt").unlink()
     return net.eval()
 
-# %% ../../nbs/generate/outliers.ipynb #c023
+# %% ../../nbs/generate/outliers.ipynb #c024
 def knn_distance(
     points: Tensor, # Unit vectors `[m, d]`
     bank: Tensor, # Unit vectors `[n, d]`
@@ -192,7 +192,7 @@ def knn_distance(
     cosine = (points @ bank.T).topk(k, dim=1).values[:, -1]
     return (2 - 2 * cosine).clamp(min=0).sqrt()
 
-# %% ../../nbs/generate/outliers.ipynb #c026
+# %% ../../nbs/generate/outliers.ipynb #c027
 def shares(
     n: int, # Images of a class
     config: DreamOod, # `stored`, `neighbours`, `boundary`, `picked`
@@ -206,7 +206,7 @@ def shares(
                   f"neighbours, boundary and picked are {few} instead of {wanted}")
     return few
 
-# %% ../../nbs/generate/outliers.ipynb #c029
+# %% ../../nbs/generate/outliers.ipynb #c030
 def outliers(
     features: Tensor, # Unit vectors of one class `[n, d]`
     config: DreamOod, # Numbers of points, steps and rounds
@@ -225,7 +225,7 @@ def outliers(
             found.append(ends[knn_distance(ends, bank, k).topk(config.kept).indices])
     return torch.cat(found)
 
-# %% ../../nbs/generate/outliers.ipynb #c034
+# %% ../../nbs/generate/outliers.ipynb #c035
 def find_outliers(
     encoder: ImageClassifier, # From `train_encoder`
     images: np.ndarray, # Head images as they are, uint8 `[n, h, w, 3]`
