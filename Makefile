@@ -14,6 +14,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TQDM_MININTERVAL ?= 5
 export HF_HUB_DISABLE_TELEMETRY := 1
+export TRANSFORMERS_VERBOSITY ?= error
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test reproduce plan lab docs readme export clean

@@ -35,6 +35,11 @@ def modules(*names):
     return sum(found, [])
 
 
+def made(target):
+    "Results are in git, so their records are there before anything ran here: this file is not"
+    return f"{RUNS}/made/logex_{target}"
+
+
 def digest(*things):
     return sha256(str(things).encode())[:16]
 
@@ -66,61 +71,21 @@ wildcard_constraints:
     generation=r"shared|seed\d+",
 
 
-localrules: logex, logex_table1, logex_table2, logex_table3, logex_table3_fifty, logex_figure2, logex_figure3, logex_figure4,
-            logex_oracle, logex_ablation, logex_cost, logex_quality
-
-
 # what needs an oracle needs a pool
 TARGETS = ["table1", "table2", "table3", "figure3", "figure4", "cost",
            *(["figure2", "oracle", "ablation", "quality"] if POOL else [])]
 
 
 rule logex:
-    input: expand(f"{RESULTS}/logex_{{what}}/record.json", what=TARGETS)
+    localrule: True
+    input: expand(f"{RESULTS}/logex_{{what}}/record.json", what=TARGETS), map(made, TARGETS)
 
 
-rule logex_table1:
-    input: f"{RESULTS}/logex_table1/record.json"
-
-
-rule logex_table2:
-    input: f"{RESULTS}/logex_table2/record.json"
-
-
-rule logex_table3:
-    input: f"{RESULTS}/logex_table3/record.json"
-
-
-rule logex_table3_fifty:
-    input: f"{RESULTS}/logex_table3_fifty/record.json"
-
-
-rule logex_figure2:
-    input: f"{RESULTS}/logex_figure2/record.json"
-
-
-rule logex_figure3:
-    input: f"{RESULTS}/logex_figure3/record.json"
-
-
-rule logex_figure4:
-    input: f"{RESULTS}/logex_figure4/record.json"
-
-
-rule logex_oracle:
-    input: f"{RESULTS}/logex_oracle/record.json"
-
-
-rule logex_ablation:
-    input: f"{RESULTS}/logex_ablation/record.json"
-
-
-rule logex_cost:
-    input: f"{RESULTS}/logex_cost/record.json"
-
-
-rule logex_quality:
-    input: f"{RESULTS}/logex_quality/record.json"
+for target in [*TARGETS, "table3_fifty"]:
+    rule:
+        name: f"logex_{target}"
+        localrule: True
+        input: f"{RESULTS}/logex_{target}/record.json", made(target)
 
 
 rule data:
@@ -128,7 +93,7 @@ rule data:
     output: record("data")
     params: digest(settings("source"), settings("split"))
     threads: 2
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON}"
 
 
 rule base:
@@ -137,7 +102,7 @@ rule base:
     params: digest(WORDS, STUDY.decoded, settings("architecture"), settings("pretrain"))
     threads: 2
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON}"
 
 
 rule lora:
@@ -147,7 +112,7 @@ rule lora:
     threads: 1
     priority: 2
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} lora={wildcards.lora} generation={wildcards.generation}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} lora={wildcards.lora} generation={wildcards.generation}"
 
 
 # classifiers that guide come first: generation waits for them
@@ -162,7 +127,7 @@ rule classifier:
     params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), STUDY.decoded)
     threads: 1
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
 
 
 use rule classifier as guide_classifier with:
@@ -192,7 +157,7 @@ rule generate:
     threads: 2
     priority: 3
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generator={wildcards.generator} generation={wildcards.generation}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} generator={wildcards.generator} generation={wildcards.generation}"
 
 
 rule outliers:
@@ -205,7 +170,7 @@ rule outliers:
     threads: 2
     priority: 2
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={wildcards.generation}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} generation={wildcards.generation}"
 
 
 rule energy:
@@ -215,33 +180,33 @@ rule energy:
     params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), settings("energy"), STUDY.decoded)
     threads: 1
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
 
 
 rule table2:
     input: f"{LOGEX}/table2.ipynb",
            [record("classifier", m, f"seed{s}") for m in rows(STUDY, POOL) for s in SEEDS],
            modules("detect/*", "report/*")
-    output: f"{RESULTS}/logex_table2/record.json"
+    output: f"{RESULTS}/logex_table2/record.json", touch(made("table2"))
     params: seeds=",".join(map(str, SEEDS)), only=ROWS
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds} only={params.only}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} seeds={params.seeds} only={params.only}"
 
 
 rule figure2:
     input: f"{LOGEX}/figure2.ipynb", record("data"), record("synthetic", "logex", generation(SEEDS[0])),
            record("classifier", "oracle", "seed0"), modules("report/figures")
-    output: f"{RESULTS}/logex_figure2/record.json"
+    output: f"{RESULTS}/logex_figure2/record.json", touch(made("figure2"))
     params: generation=generation(SEEDS[0])
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} generation={params.generation}"
 
 
 rule figure3:
     input: f"{LOGEX}/figure3.ipynb",
            [record("classifier", m, f"seed{s}") for m in points(STUDY, settings("guidance").per_class).values() for s in SEEDS],
            modules("detect/metrics", "report/*")
-    output: f"{RESULTS}/logex_figure3/record.json"
+    output: f"{RESULTS}/logex_figure3/record.json", touch(made("figure3"))
     params: seeds=",".join(map(str, SEEDS))
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} seeds={params.seeds}"
 
 
 # generators whose images show the class that they were asked for
@@ -251,55 +216,55 @@ DRAWN = list(dict.fromkeys(["logex", *(m.generator for m in rows(STUDY, POOL).va
 rule oracle:
     input: f"{LOGEX}/oracle.ipynb", record("data"), [record("synthetic", g, generation(SEEDS[0])) for g in DRAWN],
            record("classifier", "oracle", "seed0"), modules("report/*")
-    output: f"{RESULTS}/logex_oracle/record.json"
+    output: f"{RESULTS}/logex_oracle/record.json", touch(made("oracle"))
     params: generation=generation(SEEDS[0]), generators=",".join(DRAWN)
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation} generators={params.generators}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} generation={params.generation} generators={params.generators}"
 
 
 rule quality:
     input: f"{LOGEX}/quality.ipynb", record("data"), record("base"), [record("synthetic", g, generation(SEEDS[0])) for g in DRAWN],
            [record("classifier", m, "seed0") for m in ("oracle", "ce", "only_lora", "logex")],
            modules("generate/quality", "report/*")
-    output: f"{RESULTS}/logex_quality/record.json"
+    output: f"{RESULTS}/logex_quality/record.json", touch(made("quality"))
     params: generation=generation(SEEDS[0]), generators=",".join(DRAWN)
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation} generators={params.generators}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} generation={params.generation} generators={params.generators}"
 
 
 rule ablation:
     input: f"{LOGEX}/ablation.ipynb", record("data"),
            [record("synthetic", g, generation(SEEDS[0])) for g in ("logex", *variants(STUDY))],
            record("classifier", "oracle", "seed0"), modules("report/*")
-    output: f"{RESULTS}/logex_ablation/record.json"
+    output: f"{RESULTS}/logex_ablation/record.json", touch(made("ablation"))
     params: generation=generation(SEEDS[0])
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={params.generation}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} generation={params.generation}"
 
 
 rule cost:
-    input: f"{LOGEX}/cost.ipynb", f"{RESULTS}/logex_table2/record.json", modules("report/*")
-    output: f"{RESULTS}/logex_cost/record.json"
+    input: f"{LOGEX}/cost.ipynb", f"{RESULTS}/logex_table2/record.json", made("table2"), modules("report/*")
+    output: f"{RESULTS}/logex_cost/record.json", touch(made("cost"))
     params: seeds=",".join(map(str, SEEDS)), only=ROWS
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds} only={params.only}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} seeds={params.seeds} only={params.only}"
 
 
 rule scores:
     input: f"{LOGEX}/scores.ipynb", [record("classifier", "ce", f"seed{s}") for s in SEEDS],
            modules("detect/*", "report/*")
-    output: f"{RESULTS}/logex_table{{table}}/record.json"
+    output: f"{RESULTS}/logex_table{{table}}/record.json", touch(made("table{table}"))
     wildcard_constraints: table="1|3"
     params: seeds=",".join(map(str, SEEDS))
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds} table={wildcards.table}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} seeds={params.seeds} table={wildcards.table}"
 
 
 rule scores_of:
     "Table 3 for the classifiers of another row, such as fifty shots"
     input: f"{LOGEX}/scores.ipynb", lambda w: [record("classifier", w.method, f"seed{s}") for s in SEEDS],
            modules("detect/*", "report/*")
-    output: f"{RESULTS}/logex_table3_{{method}}/record.json"
+    output: f"{RESULTS}/logex_table3_{{method}}/record.json", touch(made("table3_{method}"))
     params: seeds=",".join(map(str, SEEDS))
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} seeds={params.seeds} table=3 method={wildcards.method}"
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} seeds={params.seeds} table=3 method={wildcards.method}"
 
 
 rule figure4:
     input: f"{LOGEX}/figure4.ipynb", record("data"), modules("data/splits", "report/figures")
-    output: f"{RESULTS}/logex_figure4/record.json"
-    shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
+    output: f"{RESULTS}/logex_figure4/record.json", touch(made("figure4"))
+    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON}"

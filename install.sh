@@ -4,7 +4,7 @@ set -eu
 venv=$1
 "$PYTHON" -c 'import sys; sys.exit(f"error: Python {sys.version.split()[0]} is too old: 3.11 or newer is needed; set PYTHON=" if sys.version_info < (3, 11) else 0)'
 [ -x "$venv/bin/python" ] || "$PYTHON" -m venv "$venv"
-pip="$venv/bin/python -m pip install --quiet --disable-pip-version-check"
+pip="$venv/bin/python -m pip install -qq --disable-pip-version-check"
 torch=$(grep '^torch==' constraints.txt)
 case $TORCH in
     auto) if nvidia-smi >/dev/null 2>&1; then kind=cuda; else kind=cpu; fi ;;

@@ -21,7 +21,7 @@ from fastcore.script import Param, call_parse
 
 from .core import configure, load_config, profiles, read_profile, repo_root
 from .data.datasets import short_name
-from .study import Study, generator, has_pool, load_study, lora_settings, method, stage_folder
+from .study import Study, generators, has_pool, load_study, lora_settings, methods, stage_folder
 
 # %% ../nbs/workflow.ipynb #c006
 def typed_parameters(
@@ -89,11 +89,11 @@ def check_profile(
     found = read_profile(name)
     special = found.pop("dataset", {})
     for row, values in found.pop("method", {}).items():
-        method(row), configure(section_class("training"), values, f"[method.{row}] of profile {name!r}")
+        methods()[row], configure(section_class("training"), values, f"[method.{row}] of profile {name!r}")
     for which in found.pop("adapter", {}):
         configure(section_class("lora"), lora_settings(name, which), f"[adapter.{which}] of profile {name!r}")
     for which, values in found.pop("generator", {}).items():
-        configure(section_class(generator(which).sampler), values, f"[generator.{which}] of profile {name!r}")
+        configure(section_class(generators()[which].sampler), values, f"[generator.{which}] of profile {name!r}")
     for where, sections in [("", found), *((f"dataset.{d}.", s) for d, s in special.items())]:
         for section, values in sections.items():
             if section not in SECTIONS:
@@ -138,7 +138,7 @@ def snakemake_command(
     return [sys.executable, "-m", "snakemake", *wanted, "--cores", str(cores), "--rerun-incomplete", *(["-n"] if plan else []),
             "--quiet", "host", "reason", "--config", f"profile={profile}", f"dataset={dataset}", f"seeds={seeds}", f"rows={only}"]
 
-
+# %% ../nbs/workflow.ipynb #c017
 def recorded(
     folder: Path, # `results/<profile>/<dataset>`
     target: str, # Names in `TARGETS`, comma-separated

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import TINY
 
 from logex_nb.classify import training
 from logex_nb.classify.backbones import SIZES, build_backbone, load_classifier
@@ -17,8 +18,8 @@ from logex_nb.classify.outputs import predict
 from logex_nb.classify.training import Training, train
 
 CLASSES, TAIL = ["a", "b", "rare"], [2]
-TINY = dict(layer_type="basic", depths=[1, 1], hidden_sizes=[8, 16], embedding_size=8)
 CONFIG = Training(backbone="tiny", epochs=4, batch=8, lr=1e-2, loss="ldam", class_weights="cb", drw_epoch=2)
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
 
 
 def tiles(counts, seed):
@@ -34,15 +35,6 @@ def run(folder, config=CONFIG, seed=0, **changes):
 
 
 def same(a, b): return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
-
-
-@pytest.fixture(autouse=True)
-def one_thread_and_a_tiny_size(monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setitem(SIZES, "tiny", TINY)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, bn_mode="clean", loss="ce", drw_epoch=0, precision="bf16")])

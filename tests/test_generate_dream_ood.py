@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from logex_nb.classify import energy
-from logex_nb.classify.backbones import SIZES, build_backbone
+from logex_nb.classify.backbones import build_backbone
 from logex_nb.classify.energy import Energy, load_detector, paired_batches, train_detector
 from logex_nb.classify.outputs import load_outputs, predict, save_outputs
 from logex_nb.classify.training import Training
@@ -26,21 +26,12 @@ from logex_nb.generate.pipeline import Architecture, build_pipeline, encode_prom
 NOUNS = ["hair follicle", "nerves", "squamous cell carcinoma"]
 TEMPLATE = "an image of the {noun}"
 PROMPTS, IDS = {n: TEMPLATE.format(noun=n) for n in NOUNS}, {n: i for i, n in enumerate(NOUNS)}
-TINY = dict(layer_type="basic", depths=[1, 1], hidden_sizes=[8, 16], embedding_size=8)
 SIZE = Architecture(image_size=32, vae_channels=(16, 16, 16), unet_channels=(16, 32),
                     text_width=16, text_layers=2, text_length=40, vocabulary=600)
 CONFIG = DreamOod(num_inference_steps=2, per_class=2, batch=4, prompt=TEMPLATE, stored=20, neighbours=6,
                   boundary=4, picked=2, repeats=2, draws=50, spread=.2)
 RECIPE = Training(backbone="tiny", epochs=3, batch=8, lr=1e-2, bn_mode="clean")
-
-
-@pytest.fixture(autouse=True)
-def one_thread_and_a_tiny_size(monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setitem(SIZES, "tiny", TINY)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
 "The two commands, as a user meets them: one clear line and a non-zero exit for every slip"
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +9,9 @@ import pytest
 from PIL import Image
 
 from logex_nb.study import Study, has_pool, rows
+from logex_nb.workflow import snakemake_command
 
-BIN = Path(sys.executable).parent
+BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
 SLIPS = {
     "profile": (["--profile", "papr"], "no profile 'papr': choose from"),
     "dataset": (["--dataset", "fantom"], "unknown dataset 'fantom': choose"),
@@ -42,6 +45,19 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     done = subprocess.run([BIN / "logex_run", notebook, tmp_path / "run", "method=ce"], capture_output=True, text=True)
     assert done.returncode
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("target", ["logex_table2,logex_figure2,logex_figure4", "logex"])
+def test_recorded_results_do_not_pass_for_ones_made_here(tmp_path, target):
+    "Results are in git; in a fresh clone nothing that they were made from is there"
+    for path in ROOT.iterdir():
+        if path.name not in ("runs", ".snakemake", "results"): (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(ROOT / "results", tmp_path / "results", copy_function=shutil.copyfile) # newer than all else
+    command = snakemake_command("mini", "phantom", target, "0", cores=1, plan=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    planned = set(re.findall(r"^(\w+) +\d+$", done.stdout, re.M))
+    assert {"data", "base", "classifier"} <= planned, done.stdout
 
 
 def test_plain_folder_has_no_ceiling(tmp_path):

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['Energy', 'join_logits', 'EnergyDetector', 'energy_loss', 'paired_batches', 'detector_epoch', 'detector_report',
-           'check_recipe', 'save_detector', 'load_detector', 'run_detector', 'train_detector']
+           'check_recipe', 'save_detector', 'load_detector', 'train_detector']
 
 # %% ../../nbs/classify/energy.ipynb #c002
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from .backbones import ImageClassifier, load_classifier, save_classifier
 from .batches import augment, fetch, hold, shuffled
-from .checkpoints import fingerprint, load_checkpoint, save_checkpoint
+from .checkpoints import fingerprint
 from .outputs import predict
-from .training import Training, learning_rate, new_classifier
+from .training import Training, new_classifier, run_epochs
 from ..core import atomic, child_seed, write_json
 from ..detect.metrics import balanced_accuracy, tail_report
 from ..detect.scores import head_and_tail
@@ -218,46 +216,6 @@ def load_detector(
     return detector.eval().to(device)
 
 # %% ../../nbs/classify/energy.ipynb #c039
-def run_detector(
-    detector: EnergyDetector, # As it begins; filled from the checkpoint if there is one
-    images: np.ndarray, # Head images, uint8 `[n, h, w, 3]` or `[n, v, h, w, 3]`
-    labels: np.ndarray, # Their class ids `[n]`
-    outside: np.ndarray, # Images from outside, uint8 `[m, h, w, 3]` or `[m, v, h, w, 3]`
-    val_images: np.ndarray, # Validation images of head and tail, uint8 `[k, h, w, 3]`
-    val_labels: np.ndarray, # Class ids `[k]`
-    config: Energy, # `beta`
-    recipe: Training, # How
-    seed: int, # Decides order and augmentation
-    folder: Path, # Gets history.csv and checkpoint.pt
-    key: str, # Of this run: a checkpoint of another is not continued
-) -> EnergyDetector: # After its best epoch
-    "All epochs that are left, each validated and kept"
-    device, head = detector.head.weight.device, np.unique(labels)
-    optimizer = torch.optim.AdamW(detector.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-    history, best = load_checkpoint(folder, key, detector, optimizer)
-    held, others = hold(images, device), hold(outside, device)
-    targets = torch.tensor(np.searchsorted(head, labels), device=device)
-    for epoch in tqdm(range(len(history), recipe.epochs), unit="epoch"):
-        begin, lr = time.time(), learning_rate(epoch, recipe)
-        optimizer.param_groups[0]["lr"] = lr
-        detector.train(epoch == 0 or recipe.bn_mode == "clean")
-        generator = torch.Generator().manual_seed(child_seed(seed, "epoch", epoch))
-        mean = detector_epoch(detector, optimizer, held, targets, others, config.beta, recipe, generator)
-        if not math.isfinite(mean):
-            raise RuntimeError(f"training loss is {mean} in epoch {epoch + 1}: try a lower lr than {recipe.lr:g}; "
-                               f"the {epoch} epochs before it are kept in {folder}")
-        report = detector_report(predict(detector, val_images)[0], val_labels, detector.tail)
-        value = report["bacc_head"] - report["fpr95_id"]
-        if value > max((r["value"] for r in history), default=-math.inf):
-            best = {name: v.detach().clone() for name, v in detector.state_dict().items()}
-        shown = {k: report[k] for k in ("bacc_head", "fpr95_id", "auroc")}
-        seconds = round(time.time() - begin, 2)
-        history.append(dict(epoch=epoch + 1, lr=lr, train_loss=mean, value=value, **shown, seconds=seconds))
-        save_checkpoint(folder, key, detector, optimizer, history, best)
-    detector.load_state_dict(best)
-    return detector
-
-# %% ../../nbs/classify/energy.ipynb #c040
 def train_detector(
     images: np.ndarray, # Head images, uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions
     labels: np.ndarray, # Their class ids `[n]`
@@ -280,10 +238,18 @@ def train_detector(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(child_seed(seed, "energy"))
         detector = EnergyDetector(net, tail, config.hidden).to(device)
-    folder.mkdir(parents=True, exist_ok=True)
     settings = dict(config=asdict(config), recipe=asdict(recipe))
     key = fingerprint(settings, seed, images, labels, outside, val_images, val_labels, np.asarray(tail))
-    run_detector(detector, images, labels, outside, val_images, val_labels, config, recipe, seed, folder, key)
+    optimizer = torch.optim.AdamW(detector.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    held, others = hold(images, device), hold(outside, device)
+    targets = torch.tensor(np.searchsorted(head, labels), device=device)
+    one_pass = lambda _, generator: detector_epoch(detector, optimizer, held, targets, others, config.beta, recipe, generator)
+
+    def look():
+        report = detector_report(predict(detector, val_images)[0], val_labels, tail)
+        return dict(value=report["bacc_head"] - report["fpr95_id"]) | {k: report[k] for k in ("bacc_head", "fpr95_id", "auroc")}
+
+    run_epochs(detector, optimizer, one_pass, look, recipe, seed, folder, key)
     save_detector(detector, folder)
     (folder / "checkpoint.pt").unlink()
     return detector.eval()

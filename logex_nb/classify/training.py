@@ -9,13 +9,13 @@ __all__ = ['Training', 'learning_rate', 'epoch_loss', 'train_epoch', 'validate',
 # %% ../../nbs/classify/training.ipynb #c002
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .backbones import ImageClassifier, build_backbone, load_classifier, save_classifier
@@ -212,43 +212,36 @@ def edit_head(
 
 # %% ../../nbs/classify/training.ipynb #c036
 def run_epochs(
-    net: ImageClassifier, # As it begins; filled from the checkpoint if there is one
+    net: nn.Module, # As it begins; filled from the checkpoint if there is one
     optimizer: torch.optim.Optimizer, # Over what is trained of `net`
-    images: np.ndarray, # Training images, uint8 `[n, h, w, 3]` or `[n, v, h, w, 3]`
-    labels: np.ndarray, # Class ids `[n]`
-    val_images: np.ndarray, # Validation images, uint8 `[m, h, w, 3]`
-    val_labels: np.ndarray, # Class ids `[m]`
-    tail: Sequence[int], # Ids of the tail classes
-    config: Training, # The recipe
+    one_pass: Callable[[int, torch.Generator], float], # Trains for an epoch, counted from 0, and gives its mean loss
+    look: Callable[[], dict[str, float]] | None, # Gives the `value` of `net` on validation, and more to note; if None, the last epoch is the one
+    config: Training, # `epochs`, `bn_mode` and the learning rates
     seed: int, # Decides order and augmentation
     folder: Path, # Gets history.csv and checkpoint.pt
     key: str, # Of this run: a checkpoint of another is not continued
-) -> ImageClassifier: # After its best epoch
-    "All epochs that are left, each validated and kept"
+) -> None:
+    "All epochs that are left, each validated and kept; `net` ends as its best epoch left it"
     folder.mkdir(parents=True, exist_ok=True)
     history, best = load_checkpoint(folder, key, net, optimizer)
-    device, counts = net.head.weight.device, np.bincount(labels)
-    held, targets = hold(images, device), torch.tensor(labels, device=device)
     bar = tqdm(range(len(history), config.epochs), unit="epoch")
     for epoch in bar:
         begin, lr = time.time(), learning_rate(epoch, config)
         optimizer.param_groups[0]["lr"] = lr
         net.train(epoch == 0 if config.bn_mode == "paper" else not config.crt_epochs)
         generator = torch.Generator().manual_seed(child_seed(seed, "epoch", epoch))
-        mean = train_epoch(net, optimizer, epoch_loss(epoch, counts, config, tail), held, targets,
-                           config, generator)
+        mean = one_pass(epoch, generator)
         if not math.isfinite(mean):
             raise RuntimeError(f"training loss is {mean} in epoch {epoch + 1}: try a lower lr than "
                                f"{config.lr:g}; the {epoch} epochs before it are kept in {folder}")
         row = dict(epoch=epoch + 1, lr=lr, train_loss=mean)
-        row |= validate(net, val_images, val_labels, tail, config.select)
-        if row["value"] > max((r["value"] for r in history), default=-math.inf):
+        if look: row |= look()
+        if look and row["value"] > max((r["value"] for r in history), default=-math.inf):
             best = {name: value.detach().clone() for name, value in net.state_dict().items()}
         history.append(row | dict(seconds=round(time.time() - begin, 2)))
         save_checkpoint(folder, key, net, optimizer, history, best)
-        bar.set_postfix({k: f"{row[k]:.3g}" for k in ("train_loss", "bacc_head", "fpr95_id")})
-    net.load_state_dict(best)
-    return net
+        bar.set_postfix({k: f"{row[k]:.3g}" for k in ("train_loss", "bacc_head", "fpr95_id") if k in row})
+    if best: net.load_state_dict(best)
 
 # %% ../../nbs/classify/training.ipynb #c038
 def train(
@@ -273,7 +266,11 @@ def train(
         if not (first / "weights.safetensors").exists(): train(*data, classes, tail, begin, seed, first, device)
         config = replace(config, epochs=config.crt_epochs, sampling="balanced")
     net, optimizer = new_classifier(config, len(classes), seed, device, first)
-    net = run_epochs(net, optimizer, *data, tail, config, seed, folder, key)
+    held, targets = hold(images, device), torch.tensor(labels, device=device)
+    one_pass = lambda epoch, generator: train_epoch(net, optimizer, epoch_loss(epoch, counts, config, tail), held, targets,
+                                                    config, generator)
+    look = lambda: validate(net, val_images, val_labels, tail, config.select)
+    run_epochs(net, optimizer, one_pass, look, config, seed, folder, key)
     tau = edit_head(net, counts, val_images, val_labels, tail, config)
     if config.posthoc != "none": write_json(folder / "posthoc.json", dict(kind=config.posthoc, tau=tau))
     save_classifier(net, folder, classes)

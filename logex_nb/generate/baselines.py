@@ -10,20 +10,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import ClassVar
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from .batching import Start, frozen
+from .batching import Sampling, Start, frozen
 from .guidance import Guided, confidence, resize
 from .pipeline import decode_latents, encode_prompts
-from .sampler import ddim_plan, ddim_step
+from .sampler import ddim_plan, ddim_step, predict_noise
 
 # %% ../../nbs/generate/baselines.ipynb #c008
 @dataclass(frozen=True)
-class OneStep:
+class OneStep(Sampling):
     "FG-entropy with one push every few steps; the defaults are those released with the method"
     num_inference_steps: int = 30 # DDIM steps
     guidance_scale: float = 5.0 # Classifier-free guidance
@@ -31,24 +32,13 @@ class OneStep:
     strength: float = .03 # Length of a push, relative to the latent's
     classifier_size: int = 256 # Side at which the classifier sees the image; 0 leaves it as decoded
     antialias: bool = False # Low-pass filter and clamp when resizing for the classifier
-    shared_latents: bool = False # The same start latents for every class
-    per_class: int = 100 # Images per class
-    batch: int = 8 # Images at a time; changes the speed, not the images
-    precision: str = "fp32" # `fp32`, or `bf16` for autocast around the networks
-    seed: int = 0 # Seeds the start latents
+
+    method: ClassVar[str] = "onestep"
 
     def __post_init__(self):
+        super().__post_init__()
         if not 1 <= self.every <= self.num_inference_steps:
             raise ValueError(f"every is {self.every}: choose from 1 to {self.num_inference_steps}")
-        for key in ("per_class", "batch"):
-            if getattr(self, key) < 1: raise ValueError(f"{key} is {getattr(self, key)}: at least 1 is needed")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}: choose 'fp32' or 'bf16'")
-
-    @property
-    def method(self) -> str: # For the manifest
-        "How the images are made"
-        return "onestep"
 
 # %% ../../nbs/generate/baselines.ipynb #c011
 def entropy(
@@ -85,23 +75,20 @@ def sample_pushed(
     config: OneStep, # How; a `strength` of 0 only samples
 ) -> torch.Tensor: # Images `[n, 3, h, w]` in `[0, 1]`
     "DDIM with a push towards high entropy every few steps"
-    empty, amp = encode_prompts(pipe, [""]).to(texts).expand_as(texts), config.precision == "bf16"
-
-    def unet(z, t, text):
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=amp):
-            return pipe.unet(z.to(pipe.unet.dtype), t, text.to(pipe.unet.dtype)).sample.to(z.dtype)
+    empty = encode_prompts(pipe, [""]).to(texts).expand_as(texts)
+    noise_of = lambda z, t, text: predict_noise(pipe, z, t, text, config.precision)
 
     def see(z):
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=amp):
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             images = decode_latents(pipe, z.to(pipe.vae.dtype)).to(z.dtype)
             low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
             images = (images - low) / (high - low).clamp(min=1e-6)
             return classifier(resize(images, config.classifier_size, config.antialias)).to(z.dtype)
 
     for i, (t, alpha, alpha_next) in enumerate(ddim_plan(pipe.scheduler, config.num_inference_steps)):
-        noise_u, noise_c = unet(torch.cat([latents] * 2), t, torch.cat([empty, texts])).chunk(2)
+        noise_u, noise_c = noise_of(torch.cat([latents] * 2), t, torch.cat([empty, texts])).chunk(2)
         if config.strength and i % config.every == 0:
-            latents = push(latents, lambda z: unet(z, t, texts), alpha, see, config.strength)
+            latents = push(latents, lambda z: noise_of(z, t, texts), alpha, see, config.strength)
         noise = noise_u + config.guidance_scale * (noise_c - noise_u)
         clean, latents = ddim_step(noise, latents, alpha, alpha_next)
     return decode_latents(pipe, clean.to(pipe.vae.dtype)).float()

@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 from torch import nn
 
 from ..core import child_seed
-from .batching import Slots, Start, frozen
+from .batching import Sampling, Slots, Start, frozen
 from .pipeline import decode_latents
 from .sampler import clean_latents, recompute
 
@@ -50,10 +50,8 @@ OBJECTIVES = dict(
 
 # %% ../../nbs/generate/guidance.ipynb #c013
 @dataclass(frozen=True)
-class Guidance:
+class Guidance(Sampling):
     "How images are steered towards a class"
-    num_inference_steps: int = 20 # DDIM steps
-    guidance_scale: float = 3.0 # Classifier-free guidance
     guidance_steps: int = 20 # Updates at most; 0 only samples
     guidance_lr: float = .01 # Adam's rate for the embedding offsets
     latent_lr: float = .001 # Adam's rate for the start latent
@@ -67,27 +65,20 @@ class Guidance:
     classifier_size: int = 256 # Side at which the classifier sees the image; 0 leaves it as decoded
     antialias: bool = False # Low-pass filter, and clamping, when resizing for the classifier
     legacy_double_step: bool = False # The released code's reading of the clean latent
-    shared_latents: bool = False # The same start latents for every class
-    per_class: int = 100 # Images per class
-    batch: int = 8 # Images at a time; changes the speed, not the images
     checkpointing: bool = True # Compute activations again instead of keeping them
-    precision: str = "fp32" # `fp32`, or `bf16` for autocast around the networks
-    seed: int = 0 # Seeds the start latents
 
     def __post_init__(self):
+        super().__post_init__()
         if not 1 <= self.loss_steps <= self.num_inference_steps:
             raise ValueError(f"loss_steps is {self.loss_steps}: choose from 1 to "
                              f"num_inference_steps, {self.num_inference_steps}")
         if self.gradient_steps and not self.loss_steps <= self.gradient_steps < self.num_inference_steps:
             raise ValueError(f"gradient_steps is {self.gradient_steps}: choose 0 for all steps, or from "
                              f"loss_steps, {self.loss_steps}, to {self.num_inference_steps - 1}")
-        for key in ("per_class", "batch"):
-            if getattr(self, key) < 1: raise ValueError(f"{key} is {getattr(self, key)}: at least 1 is needed")
         if self.guidance_steps and not self.rates:
             raise ValueError("nothing to optimise: switch a part on, or set guidance_steps to 0")
-        for key, choices in dict(precision=["fp32", "bf16"], objective=list(OBJECTIVES)).items():
-            if getattr(self, key) not in choices:
-                raise ValueError(f"{key} is {getattr(self, key)!r}: choose from {choices}")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective is {self.objective!r}: choose from {list(OBJECTIVES)}")
 
     @property
     def rates(self) -> dict[str, float]: # Of `latents`, `cond`, `uncond`, where optimised
@@ -153,7 +144,7 @@ def evaluate(
 def make_starts(
     prompts: dict[str, str], # Prompt of each class
     class_ids: dict[str, int], # Class id of each class, for the classifier
-    config: Guidance, # `per_class`, `seed`, `shared_latents`
+    config: Sampling, # `per_class`, `seed`, `shared_latents`
 ) -> list[Start]: # Image 0 of each class, then image 1 of each, ...
     "All images of a run"
     if missing := sorted(set(prompts) - set(class_ids)):

@@ -27,8 +27,8 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core import atomic, sha256, write_json
-from .baselines import OneStep
-from .guidance import Guidance, Guided, guide, make_starts
+from .batching import Sampling
+from .guidance import Guided, guide, make_starts
 
 # %% ../../nbs/generate/manifest.ipynb #c008
 COLUMNS = ["class", "index", "seed", "prompt", "method", "iterate", "updates", "stopped_early",
@@ -141,13 +141,13 @@ def write_lines(
         writer = csv.DictWriter(f, COLUMNS, lineterminator="\n")
         writer.writeheader(), writer.writerows(rows)
 
-
+# %% ../../nbs/generate/manifest.ipynb #c018
 def generate_folder(
     pipe: StableDiffusionPipeline, # The generator, LoRA fused
     classifier: nn.Module, # Maps `[n, 3, h, w]` in `[0, 1]` to logits, with gradient
     prompts: dict[str, str], # Prompt of each class to draw
     class_ids: dict[str, int], # Class id of each class, for the classifier
-    config: Guidance | OneStep, # How, and how many
+    config: Sampling, # How, and how many
     folder: Path | str, # Where to; what is there already is kept
     progress: bool = True, # Show a progress bar
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
@@ -178,7 +178,7 @@ def generate_folder(
     write_lines(folder / "manifest.csv", rows)
     return read_manifest(folder)
 
-
+# %% ../../nbs/generate/manifest.ipynb #c019
 def read_manifest(
     folder: Path | str, # Made by `generate_folder`
 ) -> pd.DataFrame: # Columns `COLUMNS`
@@ -189,7 +189,7 @@ def read_manifest(
     text = {"class": str, "prompt": str, "method": str}
     return pd.read_csv(path, dtype=text, keep_default_na=False)
 
-# %% ../../nbs/generate/manifest.ipynb #c027
+# %% ../../nbs/generate/manifest.ipynb #c029
 def read_synthetic(
     folder: Path | str, # Made by `generate_folder`
     method: str = "guided", # `guided`, or `start` for the unguided twins

@@ -7,11 +7,11 @@ __all__ = ['DreamOod', 'noun_position', 'anchors', 'AnchorHead', 'train_encoder'
            'find_outliers']
 
 # %% ../../nbs/generate/outliers.ipynb #c003
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,21 +20,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from ..classify.backbones import ImageClassifier
 from ..classify.batches import hold
-from ..classify.checkpoints import fingerprint as run_key, load_checkpoint, save_checkpoint
+from ..classify.checkpoints import fingerprint as run_key
 from ..classify.energy import check_recipe
 from ..classify.losses import cross_entropy
 from ..classify.outputs import predict
-from ..classify.training import Training, learning_rate, new_classifier, train_epoch
+from ..classify.training import Training, new_classifier, run_epochs, train_epoch
 from ..core import atomic, child_seed
+from .batching import Sampling
 from .manifest import fingerprint
 
 # %% ../../nbs/generate/outliers.ipynb #c008
 @dataclass(frozen=True)
-class DreamOod:
+class DreamOod(Sampling):
     "How outliers are found and drawn; the defaults are the original's"
     temperature: float = .1 # Cosines are divided by it
     stored: int = 1000 # Images per class whose features make its cloud
@@ -49,26 +49,18 @@ class DreamOod:
     lora: bool = False # Draw with the tail's LoRA; whether LoGex's authors did is not known
     num_inference_steps: int = 50 # DDIM steps; the original takes 50 of PLMS
     guidance_scale: float = 7.5 # Classifier-free guidance
-    shared_latents: bool = False # The same start latents for every class
     per_class: int = 358 # Images per head class; the number of LoGex
-    batch: int = 8 # Images at a time; changes the speed, not the images
-    precision: str = "fp32" # `fp32`, or `bf16` for autocast around the networks
-    seed: int = 0 # Seeds encoder, steps and start latents
+
+    method: ClassVar[str] = "dream_ood"
 
     def __post_init__(self):
+        super().__post_init__()
         order = [("neighbours", "stored"), ("boundary", "stored"), ("picked", "boundary"), ("kept", "draws")]
         for small, large in order:
             if not 1 <= getattr(self, small) <= getattr(self, large):
                 raise ValueError(f"{small} is {getattr(self, small)}: choose from 1 to {large}, {getattr(self, large)}")
         if self.prompt.count("{noun}") != 1:
             raise ValueError(f"prompt is {self.prompt!r}: it needs one '{{noun}}', for the class word")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}: choose from ['fp32', 'bf16']")
-
-    @property
-    def method(self) -> str: # For the manifest
-        "How the images are made"
-        return "dream_ood"
 
 # %% ../../nbs/generate/outliers.ipynb #c013
 def noun_position(
@@ -164,18 +156,9 @@ def train_encoder(
             if file.metadata()["key"] == key:
                 net.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
                 return net.eval()
-    folder.mkdir(parents=True, exist_ok=True)
-    history, _ = load_checkpoint(folder, key, net, optimizer)
     held, targets = hold(images, device), torch.tensor(labels, device=device)
-    for epoch in tqdm(range(len(history), recipe.epochs), "encoder", unit="epoch"):
-        optimizer.param_groups[0]["lr"] = lr = learning_rate(epoch, recipe)
-        net.train(epoch == 0 or recipe.bn_mode == "clean")
-        generator = torch.Generator().manual_seed(child_seed(config.seed, "epoch", epoch))
-        mean = train_epoch(net, optimizer, cross_entropy, held, targets, recipe, generator)
-        if not math.isfinite(mean):
-            raise RuntimeError(f"training loss is {mean} in epoch {epoch + 1}: try a lower lr than {recipe.lr:g}")
-        history.append(dict(epoch=epoch + 1, lr=lr, train_loss=mean))
-        save_checkpoint(folder, key, net, optimizer, history, {})
+    one_pass = lambda _, generator: train_epoch(net, optimizer, cross_entropy, held, targets, recipe, generator)
+    run_epochs(net, optimizer, one_pass, None, recipe, config.seed, folder, key)
     with atomic(path) as tmp:
         save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, tmp, metadata=dict(key=key))
     (folder / "checkpoint.pt").unlink()
