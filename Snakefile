@@ -78,7 +78,7 @@ TARGETS = ["table1", "table2", "table3", "figure3", "figure4", "cost",
 
 rule logex:
     localrule: True
-    input: expand(f"{RESULTS}/logex_{{what}}/record.json", what=TARGETS), map(made, TARGETS)
+    input: expand(f"{RESULTS}/logex_{{what}}/record.json", what=TARGETS), [made(t) for t in TARGETS]
 
 
 for target in [*TARGETS, "table3_fifty"]:

@@ -170,8 +170,11 @@ def sampler_settings(
 ) -> dict: # Differences from the profile's section
     "How a generator samples"
     chosen, study = generators()[name], load_config(Study, profile, dataset)
-    images = dict(per_class=study.variant_images) if chosen.question else {}
-    return images | chosen.settings | read_profile(profile).get("generator", {}).get(name, {})
+    few = chosen.question and name not in {m.generator for m in methods().values() if m.synthetic}
+    images = dict(per_class=study.variant_images) if few else {}
+    special = read_profile(profile)
+    special = [where.get("generator", {}).get(name, {}) for where in (special, special.get("dataset", {}).get(dataset, {}))]
+    return images | chosen.settings | special[0] | special[1]
 
 # %% ../nbs/study.ipynb #c027
 def stage_folder(

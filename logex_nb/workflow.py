@@ -92,8 +92,9 @@ def check_profile(
         methods()[row], configure(section_class("training"), values, f"[method.{row}] of profile {name!r}")
     for which in found.pop("adapter", {}):
         configure(section_class("lora"), lora_settings(name, which), f"[adapter.{which}] of profile {name!r}")
-    for which, values in found.pop("generator", {}).items():
-        configure(section_class(generators()[which].sampler), values, f"[generator.{which}] of profile {name!r}")
+    for where, sections in [("", found), *((f"dataset.{d}.", s) for d, s in special.items())]:
+        for which, values in sections.pop("generator", {}).items():
+            configure(section_class(generators()[which].sampler), values, f"[{where}generator.{which}] of profile {name!r}")
     for where, sections in [("", found), *((f"dataset.{d}.", s) for d, s in special.items())]:
         for section, values in sections.items():
             if section not in SECTIONS:
