@@ -1,6 +1,7 @@
 """LoRA training with latents and prompt embeddings cached against encoding them in every step.
 
     nice -n 10 python benchmarks/lora.py            # writes results/benchmarks/lora.json
+    nice -n 10 python benchmarks/lora.py --sd14     # adds random weights at the size of Stable Diffusion 1.4
 
 The arms take turns step by step in one process, on the same images, with the same settings and the same
 optimiser. Ratios are of medians; on a CPU they are of CPU seconds, so that other processes count little.
@@ -13,6 +14,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from guidance import sd14_shaped
 
 from logex_nb.core import child_seed, environment, repo_root, write_json
 from logex_nb.generate.lora import Lora, accumulate, add_lora, draw, encode_once
@@ -81,22 +83,27 @@ def main():
     parser.add_argument("--source", default="", help="pipeline folder or hub id; the mini architecture if empty")
     parser.add_argument("--size", type=int, default=64, help="pixels per side")
     parser.add_argument("--rounds", type=int, default=12, help="measured steps of each arm")
+    parser.add_argument("--sd14", action="store_true", help="the size of Stable Diffusion 1.4 too, a sixth of the rounds")
     parser.add_argument("--out", default=str(repo_root() / "results" / "benchmarks" / "lora.json"))
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prompts = [f"a microscope image of class {i % 12}" for i in range(120)]
-    images = np.random.default_rng(0).integers(0, 255, (120, args.size, args.size, 3), np.uint8)
-    pipe = (load_pipeline(args.source) if args.source else build_pipeline(prompts)).to(device)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder): part.requires_grad_(False)
-    add_lora(pipe.unet, Lora(), 0)
-    record = dict(what="milliseconds per LoRA step: encoding in every step against cached", source=args.source or "mini",
-                  size=args.size, rounds=args.rounds, threads=torch.get_num_threads(),
+    source = lambda: load_pipeline(args.source) if args.source else build_pipeline(prompts)
+    sizes = [(args.source or "mini", source, args.size, [(1, 4), (4, 1), (16, 1)], args.rounds)]
+    if args.sd14: sizes.append(("sd14, random weights", sd14_shaped, 512, [(1, 1)], max(1, args.rounds // 6)))
+    record = dict(what="milliseconds per LoRA step: encoding in every step against cached", threads=torch.get_num_threads(),
                   clock="wall" if device == "cuda" else "CPU", rows=[], environment=environment())
-    for batch, accumulation in ((1, 4), (4, 1), (16, 1)):
-        config = Lora(batch=batch, accumulation=accumulation, precision="bf16" if device == "cuda" else "fp32")
-        record["rows"].append(setting(pipe, images, prompts, config, args.rounds))
-        print(json.dumps(record["rows"][-1]), flush=True)
-        write_json(args.out, record)
+    for name, build, size, batches, rounds in sizes:
+        pipe, n = build().to(device), 120 if size < 512 else 4
+        images = np.random.default_rng(0).integers(0, 255, (n, size, size, 3), np.uint8)
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder): part.requires_grad_(False)
+        add_lora(pipe.unet, Lora(), 0)
+        for batch, accumulation in batches:
+            config = Lora(batch=batch, accumulation=accumulation, precision="bf16" if device == "cuda" else "fp32")
+            row = setting(pipe, images, prompts[:n], config, rounds)
+            record["rows"].append(dict(source=name, size=size, rounds=rounds) | row)
+            print(json.dumps(record["rows"][-1]), flush=True)
+            write_json(args.out, record)
 
 
 if __name__ == "__main__":
