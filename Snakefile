@@ -110,12 +110,12 @@ rule lora:
     output: record("lora", "{lora}", "{generation}")
     params: lambda w: digest(WORDS, settings("lora", **lora_settings(PROFILE, w.lora)))
     threads: 1
-    priority: 2
+    priority: 5
     resources: gpu=1
     shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} lora={wildcards.lora} generation={wildcards.generation}"
 
 
-# classifiers that guide come first: generation waits for them
+# LoRAs and classifiers that guide come first: generation waits for them
 GUIDES = {g.guide for g in GENERATORS.values()}
 
 
