@@ -44,7 +44,7 @@ class Method:
     "One row of a table: how a classifier is trained and on what"
     label: str = "" # As the table prints it
     published: str = "" # The row's name in the paper's table, if it has one
-    extra: str = "" # Extra training images: 'repeat:N', 'pool:N', 'synthetic:start' or 'synthetic:guided', these perhaps with ':N' per class; several joined by '+'
+    extra: str = "" # Extra training images: 'repeat:N', 'pool:N', 'synthetic:start' or 'synthetic:guided', these perhaps with ':N' per class or ':M-N' for those from M to N; several joined by '+'
     generator: str = "logex" # Which one made the synthetic images, a name in `generators()`
     detector: str = "classifier" # The notebook that trains it
     tail_named: bool = True # Tells tail classes apart; otherwise the table has no tail accuracy
@@ -150,9 +150,11 @@ def variants(
 def points(
     study: Study, # Says how many images
     per_class: int, # How many the rows of Table 2 have
-) -> dict[int, str]: # Synthetic images per tail class to row
+) -> dict[str, str]: # Synthetic images per tail class, or 'others' for as many as in Table 2, to row
     "The rows behind Figure 3"
-    return {0: "ce"} | {n: "logex" if n == per_class else f"logex_{n}" for n in study.counts}
+    there = 2 * per_class in study.counts and methods()["logex_others"].extra.endswith(f":{per_class}-{2 * per_class}")
+    others = {"others": "logex_others"} if there else {}
+    return {"0": "ce"} | {str(n): "logex" if n == per_class else f"logex_{n}" for n in study.counts} | others
 
 # %% ../nbs/study.ipynb #c024
 def lora_settings(
@@ -229,7 +231,8 @@ def training_set(
         kind, amount, most = [*part.strip().split(":"), "", ""][:3]
         if kind == "repeat": more = (np.repeat(tail.images, int(amount), 0), np.repeat(tail.labels, int(amount)))
         elif kind == "synthetic":
-            made, labels = read_synthetic(synthetic, amount, tiles.classes, int(most) if most else None, tiles.images.shape[-2])
+            skip, end = map(int, most.split("-")) if "-" in most else (0, int(most or 0))
+            made, labels = read_synthetic(synthetic, amount, tiles.classes, end - skip or None, tiles.images.shape[-2], skip)
             more = (made if decoded is None else np.stack([made, made], 1), labels)
         elif kind == "pool":
             pool = tiles.subset(split="pool") if (tiles.table.split == "pool").any() else []

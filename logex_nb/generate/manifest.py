@@ -194,8 +194,9 @@ def read_synthetic(
     folder: Path | str, # Made by `generate_folder`
     method: str = "guided", # `guided`, or `start` for the unguided twins
     classes: list[str] | None = None, # All classes, in the order of their ids; sorted if not given
-    per_class: int | None = None, # The first so many of each class; all if not given
+    per_class: int | None = None, # So many of each class, the first ones; all if not given
     size: int | None = None, # Side in pixels; as stored if not given
+    skip: int = 0, # So many of each class are left out before
 ) -> tuple[np.ndarray, np.ndarray]: # Images uint8 `[n, h, w, 3]`, class ids `[n]`
     "Synthetic images and their labels, every file verified"
     folder, table = Path(folder), read_manifest(folder)
@@ -205,8 +206,9 @@ def read_synthetic(
     if unknown := sorted(set(table["class"]) - set(classes)):
         raise ValueError(f"{folder} has images of {unknown}, not among the classes {classes}")
     settings = json.loads((folder / "settings.json").read_text())
-    table = table[table["index"] < (per_class or settings["per_class"])]
-    wanted = (per_class or settings["per_class"]) * len(settings["prompts"])
+    count = per_class or settings["per_class"] - skip
+    table = table[table["index"].between(skip, skip + count - 1)]
+    wanted = count * len(settings["prompts"])
     if len(table) < wanted:
         raise RuntimeError(f"{folder} is unfinished: {len(table)} of {wanted} images; "
                            "run `generate_folder` again")
