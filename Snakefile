@@ -93,7 +93,7 @@ rule data:
     output: record("data")
     params: digest(settings("source"), settings("split"))
     threads: 2
-    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON}"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
 
 
 rule base:
@@ -102,7 +102,7 @@ rule base:
     params: digest(WORDS, STUDY.decoded, settings("architecture"), settings("pretrain"))
     threads: 2
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON}"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
 
 
 rule lora:
@@ -112,7 +112,7 @@ rule lora:
     threads: 1
     priority: 5
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} lora={wildcards.lora} generation={wildcards.generation}"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} lora={wildcards.lora} generation={wildcards.generation}"
 
 
 # LoRAs and classifiers that guide come first: generation waits for them
@@ -127,7 +127,7 @@ rule classifier:
     params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), STUDY.decoded)
     threads: 1
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
 
 
 use rule classifier as guide_classifier with:
@@ -157,7 +157,7 @@ rule generate:
     threads: 2
     priority: 3
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} generator={wildcards.generator} generation={wildcards.generation}"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generator={wildcards.generator} generation={wildcards.generation}"
 
 
 rule outliers:
@@ -170,7 +170,7 @@ rule outliers:
     threads: 2
     priority: 2
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} generation={wildcards.generation}"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} generation={wildcards.generation}"
 
 
 rule energy:
@@ -180,7 +180,7 @@ rule energy:
     params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), settings("energy"), STUDY.decoded)
     threads: 1
     resources: gpu=1
-    shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON} method={wildcards.method} seed={wildcards.seed}"
 
 
 rule table2:

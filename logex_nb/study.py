@@ -152,9 +152,9 @@ def points(
     per_class: int, # How many the rows of Table 2 have
 ) -> dict[str, str]: # Synthetic images per tail class, or 'others' for as many as in Table 2, to row
     "The rows behind Figure 3"
-    there = 2 * per_class in study.counts and methods()["logex_others"].extra.endswith(f":{per_class}-{2 * per_class}")
-    others = {"others": "logex_others"} if there else {}
-    return {"0": "ce"} | {str(n): "logex" if n == per_class else f"logex_{n}" for n in study.counts} | others
+    found = {"0": "ce"} | {str(n): "logex" if n == per_class else f"logex_{n}" for n in study.counts}
+    others = f"logex_{per_class}_others"
+    return found | ({"others": others} if 2 * per_class in study.counts and others in methods() else {})
 
 # %% ../nbs/study.ipynb #c024
 def lora_settings(
@@ -174,9 +174,9 @@ def sampler_settings(
     chosen, study = generators()[name], load_config(Study, profile, dataset)
     few = chosen.question and name not in {m.generator for m in methods().values() if m.synthetic}
     images = dict(per_class=study.variant_images) if few else {}
-    special = read_profile(profile)
-    special = [where.get("generator", {}).get(name, {}) for where in (special, special.get("dataset", {}).get(dataset, {}))]
-    return images | chosen.settings | special[0] | special[1]
+    found = read_profile(profile)
+    everywhere, here = (x.get("generator", {}).get(name, {}) for x in (found, found.get("dataset", {}).get(dataset, {})))
+    return images | chosen.settings | everywhere | here
 
 # %% ../nbs/study.ipynb #c027
 def stage_folder(
