@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ..core import atomic, child_seed, sha256
-from .pipeline import encode_prompts
+from .pipeline import at_side, encode_prompts, image_side
 from .pretraining import snr_weights
 
 # %% ../../nbs/generate/lora.ipynb #c006
@@ -112,16 +112,12 @@ def encode_once(
     "Posterior of each image and its mirrored views, and embeddings of the prompts"
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images are {images.dtype} {images.shape}: give uint8 [n, h, w, 3]")
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    if images.shape[1:3] != (side, side):
-        raise ValueError(f"images of {images.shape[1]} x {images.shape[2]} pixels, a UNet for {side}: "
-                         f"set size = {side} in [split], or choose another base")
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts for {len(images)} images: give one per image")
     flips = [(), *[(3,)] * config.hflip]
     flips += [(2, *f) for f in flips] * config.vflip
     vae, mean, std = pipe.vae, [], []
-    for part in torch.tensor(images).permute(0, 3, 1, 2).split(batch):
+    for part in torch.tensor(at_side(images, image_side(pipe))).permute(0, 3, 1, 2).split(batch):
         x = torch.stack([part.flip(f) for f in flips], 1)
         posterior = vae.encode(x.flatten(0, 1).to(vae.device, vae.dtype) / 127.5 - 1).latent_dist
         mean.append(posterior.mean.unflatten(0, x.shape[:2]).float() * vae.config.scaling_factor)

@@ -30,7 +30,7 @@ from ..classify.outputs import predict
 from ..classify.training import Training, new_classifier, run_epochs, train_epoch
 from ..core import atomic, child_seed
 from .batching import Sampling
-from .manifest import fingerprint
+from .pipeline import fingerprint
 
 # %% ../../nbs/generate/outliers.ipynb #c008
 @dataclass(frozen=True)

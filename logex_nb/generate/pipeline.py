@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ddim_scheduler', 'Architecture', 'clip_tokenizer', 'byte_letters', 'build_pipeline', 'check_sums', 'write_sums',
-           'pipeline_folder', 'load_pipeline', 'encode_images', 'decode_latents', 'round_trip', 'encode_prompts']
+           'fingerprint', 'pipeline_folder', 'check_parts', 'load_pipeline', 'image_side', 'at_side', 'encode_images',
+           'decode_latents', 'round_trip', 'encode_prompts']
 
 # %% ../../nbs/generate/pipeline.ipynb #c002
 from transformers import logging as transformers_logging
@@ -13,6 +14,7 @@ from transformers import logging as transformers_logging
 transformers_logging.set_verbosity_error() # before diffusers: it would report twice that torchvision is not there
 
 # %% ../../nbs/generate/pipeline.ipynb #c004
+import hashlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -23,10 +25,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from PIL import Image
 from tokenizers import Tokenizer, models, trainers
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..core import sha256
+from ..data.datasets import resized
 
 diffusers_logging.set_verbosity_error()
 
@@ -129,7 +134,19 @@ def write_sums(
     lines = [f"{sha256(p)}  {p.relative_to(folder).as_posix()}" for p in paths]
     (Path(folder) / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
-# %% ../../nbs/generate/pipeline.ipynb #c020
+
+def fingerprint(
+    *nets: nn.Module, # Networks
+) -> str: # Hexadecimal digest
+    "SHA-256 over names and values of all weights and buffers, as they are in memory"
+    digest = hashlib.sha256()
+    for net in nets:
+        for name, value in sorted(net.state_dict().items()):
+            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            digest.update(name.encode() + str(tuple(value.shape)).encode() + raw.tobytes())
+    return digest.hexdigest()
+
+# %% ../../nbs/generate/pipeline.ipynb #c021
 def pipeline_folder(
     source: str | Path, # `"mini"`, a folder, or a hub id such as `CompVis/stable-diffusion-v1-4`
 ) -> str: # What `from_pretrained` takes
@@ -141,8 +158,23 @@ def pipeline_folder(
         return str(source)
     missing = [p for p in ("unet", "vae", "text_encoder", "tokenizer") if not (folder / p).is_dir()]
     if missing: raise FileNotFoundError(f"{folder} is not a Stable-Diffusion folder: it has no {' and no '.join(missing)}")
-    if (folder / "SHA256SUMS").exists(): check_sums(folder)
+    if source == "mini" or (folder / "SHA256SUMS").exists(): check_sums(folder)
     return str(folder)
+
+
+def check_parts(
+    pipe: StableDiffusionPipeline, # As it was loaded
+    source: str | Path, # From where, for the error
+) -> None:
+    "Refuse parts that do not fit together, and samplers that this project does not have"
+    unet, halvings = pipe.unet.config, len(pipe.unet.config.block_out_channels) - 1
+    latents, width = pipe.vae.config.latent_channels, pipe.text_encoder.config.hidden_size
+    wrong = (
+        f"its VAE gives latents of {latents} channels and its UNet takes {unet.in_channels}" if latents != unet.in_channels else
+        f"its text encoder gives embeddings {width} wide and its UNet takes {unet.cross_attention_dim}" if width != unet.cross_attention_dim else
+        f"its UNet halves latents {halvings} times and is for {unet.sample_size} of them a side" if unet.sample_size % 2**halvings else
+        f"its UNet predicts {kind!r}, not the noise" if (kind := pipe.scheduler.config.prediction_type) != "epsilon" else "")
+    if wrong: raise ValueError(f"{source} cannot be used: {wrong}; give a text-to-image model like Stable Diffusion 1.4")
 
 
 def load_pipeline(
@@ -157,12 +189,29 @@ def load_pipeline(
         pipe = StableDiffusionPipeline.from_pretrained(
             where, torch_dtype=dtype, safety_checker=None, feature_extractor=None,
             requires_safety_checker=False, use_safetensors=True)
+    check_parts(pipe, source)
     pipe.scheduler = ddim_scheduler()
     for part in (pipe.unet, pipe.vae, pipe.text_encoder): part.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
-# %% ../../nbs/generate/pipeline.ipynb #c026
+# %% ../../nbs/generate/pipeline.ipynb #c029
+def image_side(
+    pipe: StableDiffusionPipeline, # Its UNet and VAE are asked
+) -> int: # Pixels
+    "Side of the images that a pipeline draws"
+    return pipe.unet.config.sample_size * pipe.vae_scale_factor
+
+
+def at_side(
+    images: np.ndarray, # uint8 `[n, h, w, 3]`
+    side: int, # Pixels
+) -> np.ndarray: # uint8 `[n, side, side, 3]`
+    "Images at another size, filtered as the dataset's were"
+    if images.shape[1:3] == (side, side): return images
+    return np.stack([resized(Image.fromarray(x), side) for x in images])
+
+
 def encode_images(
     pipe: StableDiffusionPipeline, # Its VAE is used
     images: np.ndarray, # uint8 `[n, h, w, 3]`
@@ -194,19 +243,19 @@ def round_trip(
     batch: int = 32, # Images at a time
 ) -> np.ndarray: # uint8 `[n, h, w, 3]`
     "Images as they come back from the autoencoder"
-    back = np.empty_like(images)
-    with torch.no_grad():
-        for i, z in enumerate(encode_images(pipe, images).split(batch)):
-            x = decode_latents(pipe, z.to(pipe.vae.device, pipe.vae.dtype)).float().permute(0, 2, 3, 1)
-            back[i * batch:(i + 1) * batch] = (255 * x).round().byte().cpu().numpy()
-    return back
+    back, side = [], image_side(pipe)
+    for part in np.split(images, range(batch, len(images), batch)):
+        z = encode_images(pipe, at_side(part, side)).to(pipe.vae.device, pipe.vae.dtype)
+        with torch.no_grad(): x = decode_latents(pipe, z).float().permute(0, 2, 3, 1)
+        back.append(at_side((255 * x).round().byte().cpu().numpy(), images.shape[1]))
+    return np.concatenate(back)
 
 
 def encode_prompts(
     pipe: StableDiffusionPipeline, # Its tokenizer and text encoder are used
     prompts: list[str], # Texts; `""` is the unconditional one
 ) -> torch.Tensor: # Embeddings `[n, length, width]`
-    "Text embeddings as the UNet's cross-attention reads them; a prompt that is too long warns and names what is lost"
+    "Text embeddings as the UNet's cross-attention reads them; a prompt that is too long is named in a warning"
     tokens = pipe.tokenizer(prompts, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt")
     for prompt in prompts:
         n = len(pipe.tokenizer(prompt, truncation=False).input_ids)

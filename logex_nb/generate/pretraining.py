@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..core import atomic, child_seed, sha256
 from .pipeline import (
-    Architecture, build_pipeline, encode_images, encode_prompts, write_sums)
+    Architecture, build_pipeline, encode_images, encode_prompts, fingerprint, write_sums)
 
 # %% ../../nbs/generate/pretraining.ipynb #c005
 @dataclass(frozen=True)
@@ -76,15 +76,16 @@ def fit(
     if state.get("key") == key:
         net.load_state_dict(state["net"]), mean.load_state_dict(state["mean"]), opt.load_state_dict(state["opt"])
         start, history = state["step"], state["history"]
+    diverged = lambda what, step: f"{desc}: {what} at update {step}; the last good checkpoint is {checkpoint}: lower the learning rate"
     net.train()
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=desc, mininterval=5)
     for step in bar:
         loss = loss_at(step)
-        if not torch.isfinite(loss):
-            raise RuntimeError(f"{desc}: loss is {loss.item()} at update {step}; the last good checkpoint is {checkpoint}: lower the learning rate")
+        if not torch.isfinite(loss): raise RuntimeError(diverged(f"loss is {loss.item()}", step))
         for group in opt.param_groups: group["lr"] = lr * schedule(step, steps)
         opt.zero_grad(), loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        if not torch.isfinite(norm): raise RuntimeError(diverged(f"gradient norm is {norm.item()}", step))
         opt.step()
         decay = min(ema, (step + 1) / (step + 10))
         for m, p in zip(mean.parameters(), net.parameters()): m.lerp_(p.detach(), 1 - decay)
@@ -100,7 +101,7 @@ def fit(
     net.eval()
     return pd.DataFrame(history, columns=["step", "loss"])
 
-# %% ../../nbs/generate/pretraining.ipynb #c013
+# %% ../../nbs/generate/pretraining.ipynb #c015
 def reconstruction_loss(
     output: torch.Tensor, # Reconstructions `[n, 3, h, w]`
     target: torch.Tensor, # Images `[n, 3, h, w]`
@@ -111,7 +112,7 @@ def reconstruction_loss(
     slopes = gap.diff(dim=-1).abs().mean() + gap.diff(dim=-2).abs().mean()
     return gap.abs().mean() + gap.square().mean() + edges * slopes
 
-# %% ../../nbs/generate/pretraining.ipynb #c016
+# %% ../../nbs/generate/pretraining.ipynb #c018
 def dihedral(
     x: torch.Tensor, # Images or latents `[..., h, w]`, square
     k: int, # 0 to 7
@@ -164,7 +165,7 @@ def pretrain_vae(
     vae.register_to_config(scaling_factor=float(1 / encode_images(pipe, images[:512]).std()))
     return history
 
-# %% ../../nbs/generate/pretraining.ipynb #c019
+# %% ../../nbs/generate/pretraining.ipynb #c021
 def snr_weights(
     alphas_cumprod: torch.Tensor, # `[T]`
     ceiling: float = 5.0, # 0 gives equal weights
@@ -211,13 +212,14 @@ def pretrain_unet(
         gap = (out.float() - noise.to(device)).square().mean((1, 2, 3))
         return (weights[t].to(device) * gap).mean()
 
-    key = depends_on(unet, images, captions, asdict(replace(config, checkpoint_every=0, images=0)), seed)
+    sees = dict(latents=fingerprint(pipe.vae), texts=sha256(embeds.numpy().tobytes())) # a resumed UNet must see the same
+    key = depends_on(unet, images, captions, asdict(replace(config, checkpoint_every=0, images=0)) | sees, seed)
     history = fit(unet, loss_at, config.unet_steps, config.unet_lr, config.ema, folder / "unet.pt", key,
                   config.checkpoint_every, "UNet")
     unet.requires_grad_(False)
     return history
 
-# %% ../../nbs/generate/pretraining.ipynb #c022
+# %% ../../nbs/generate/pretraining.ipynb #c024
 def pretrain(
     images: np.ndarray, # uint8 `[n, h, w, 3]`, `h = w = architecture.image_size`
     captions: list[str], # `n` texts
