@@ -5,23 +5,20 @@
 # %% auto #0
 __all__ = ['Study', 'Method', 'Entries', 'methods', 'rows', 'load_study', 'has_pool', 'training_config', 'Generator',
            'generators', 'variants', 'points', 'lora_settings', 'sampler_settings', 'stage_folder', 'generation_folder',
-           'noun', 'base_source', 'training_set']
+           'noun', 'base_source']
 
 # %% ../nbs/study.ipynb #c002
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from .classify.training import Training
 from .core import configure, load_config, read_profile, read_record, repo_root
 from .data.datasets import Source, open_dataset, short_name
-from .data.splits import Split, Tiles
+from .data.splits import Split
 
 # %% ../nbs/study.ipynb #c006
 @dataclass(frozen=True)
@@ -150,11 +147,12 @@ def variants(
 def points(
     study: Study, # Says how many images
     per_class: int, # How many the rows of Table 2 have
-) -> dict[str, str]: # Synthetic images per tail class, or 'others' for as many as in Table 2, to row
+) -> dict[str, str]: # Synthetic images per tail class, or a control with as many as Table 2 has, to row
     "The rows behind Figure 3"
     found = {"0": "ce"} | {str(n): "logex" if n == per_class else f"logex_{n}" for n in study.counts}
-    others = f"logex_{per_class}_others"
-    return found | ({"others": others} if 2 * per_class in study.counts and others in methods() else {})
+    if 2 * per_class not in study.counts: return found
+    controls = {"unguided": "only_lora", "others": f"logex_{per_class}_others", "others, unguided": f"only_lora_{per_class}_others"}
+    return found | {k: m for k, m in controls.items() if m in methods()}
 
 # %% ../nbs/study.ipynb #c024
 def lora_settings(
@@ -209,37 +207,3 @@ def base_source(
     "The pipeline that a finished `base` stage points at"
     source = read_record(folder)["metrics"]["source"]
     return str(Path(folder) / source) if source == "pipeline" else source
-
-# %% ../nbs/study.ipynb #c032
-def training_set(
-    tiles: Tiles, # The split
-    extra: str, # A method's `extra`
-    synthetic: Path | None = None, # The generator's folder, where `extra` asks for it
-    decoded: Tiles | None = None, # Training and pool images as the autoencoder returns them
-) -> tuple[np.ndarray, np.ndarray]: # Images uint8 `[n, h, w, 3]`, with `decoded` `[n, 2, h, w, 3]`; labels `[n]`
-    "Real training images and what a row adds to them"
-    from logex_nb.generate.manifest import read_synthetic # here, as it brings diffusers, which commands do not need
-
-    if decoded is not None:
-        tiles = tiles.subset(split=list(pd.unique(decoded.whole.split)))
-        if tiles.table.sha256.tolist() != decoded.table.sha256.tolist(): raise ValueError("the decoded images are not those of the split: run the stage base again")
-        tiles = replace(tiles, images=np.stack([tiles.images, decoded.images], 1))
-    real = tiles.subset(split="train")
-    tail = real.subset(part="tail")
-    found = [(real.images, real.labels)]
-    for part in extra.split("+") if extra else ():
-        kind, amount, most = [*part.strip().split(":"), "", ""][:3]
-        if kind == "repeat": more = (np.repeat(tail.images, int(amount), 0), np.repeat(tail.labels, int(amount)))
-        elif kind == "synthetic":
-            skip, end = map(int, most.split("-")) if "-" in most else (0, int(most or 0))
-            made, labels = read_synthetic(synthetic, amount, tiles.classes, end - skip or None, tiles.images.shape[-2], skip)
-            more = (made if decoded is None else np.stack([made, made], 1), labels)
-        elif kind == "pool":
-            pool = tiles.subset(split="pool") if (tiles.table.split == "pool").any() else []
-            if not len(pool): raise ValueError(f"extra images {extra!r} need a pool, and the split has none: set pool in [split], or rows in [study] without this row")
-            order = pool.table.groupby("class_id").cumcount().to_numpy()
-            keep = np.flatnonzero(order < int(amount)) if int(amount) else np.arange(len(pool))
-            more = (pool.images[keep], pool.labels[keep])
-        else: raise ValueError(f"no extra images {part.strip()!r}: choose repeat:N, pool:N, synthetic:start or synthetic:guided")
-        found.append(more)
-    return tuple(np.concatenate(x) for x in zip(*found))
