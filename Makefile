@@ -21,7 +21,9 @@ export TRANSFORMERS_VERBOSITY ?= error
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH  TARGET=logex|logex_table1|2|3|logex_figure2|3|4|logex_oracle|ablation|cost"
+	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH"
+	@echo "             TARGET=logex|logex_table1|logex_table2|logex_table3|logex_table3_fifty|logex_figure2|logex_figure3|logex_figure4|"
+	@echo "             logex_oracle|logex_quality|logex_ablation|logex_cost, or several separated by commas"
 	@echo "             SEEDS=0,1,2  ROWS=ce,logex  CORES=n  TORCH=auto|cpu|cuda"
 
 setup: $(READY) ## virtual environment with pinned packages

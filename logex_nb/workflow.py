@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'TARGETS', 'typed_parameters', 'execute', 'section_class', 'check_profile', 'logex_run',
-           'snakemake_command', 'recorded', 'logex_reproduce']
+           'snakemake_command', 'recorded', 'failures', 'logex_reproduce']
 
 # %% ../nbs/workflow.ipynb #c002
 import importlib
@@ -12,12 +12,14 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import papermill
 from fastcore.script import Param, call_parse
+from traitlets.config import Config
 
 from .core import configure, load_config, profiles, read_profile, repo_root
 from .data.datasets import short_name
@@ -57,7 +59,8 @@ def execute(
     try:
         papermill.execute_notebook(
             str(notebook), str(running), values, cwd=str(notebook.parent), kernel_name="python3",
-            log_output=True, progress_bar=False, coalesce_streams=True, request_save_on_cell_execute=False)
+            log_output=True, progress_bar=False, coalesce_streams=True, request_save_on_cell_execute=False,
+            config=Config(KernelManager=dict(transport="ipc")))  # kernels side by side may be given the same TCP port
         if not (folder / "record.json").exists(): raise RuntimeError("the kernel ended without a record")
     except Exception as e:
         reason = f"{e.ename}: {e.evalue}" if hasattr(e, "evalue") else f"{type(e).__name__}: {e}"
@@ -155,6 +158,15 @@ def recorded(
     return "\n".join(parts)
 
 
+def failures(
+    folders: list[Path], # Where stages leave their `error.txt`
+    since: float, # When the run began, in seconds since 1970; errors of earlier runs are not its own
+) -> str: # One line per stage that failed
+    "What went wrong in a run"
+    found = sorted(p for folder in folders for p in folder.rglob("error.txt") if p.stat().st_mtime >= since)
+    return "\n".join(f"error: {p.read_text().strip()}" for p in found) or "error: Snakemake stopped before a notebook failed: its last lines above say why"
+
+
 @call_parse
 def logex_reproduce(
     profile: str = "smoke", # Size of the run: smoke, mini or paper
@@ -166,10 +178,12 @@ def logex_reproduce(
     rows: str = "", # Comma-separated rows of Table 2; empty takes the profile's
 ):
     "Make a table or figure and everything that it needs"
-    try: command = snakemake_command(profile, dataset, target, seeds, cores or os.cpu_count(), plan, rows)
+    try:
+        command = snakemake_command(profile, dataset, target, seeds, cores or os.cpu_count(), plan, rows)
+        runs, results = stage_folder(profile, dataset), repo_root() / load_config(Study, profile, short_name(dataset)).results / profile / short_name(dataset)
+        if not plan: runs.mkdir(parents=True, exist_ok=True), results.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as e: sys.exit(f"error: {e}")
+    began = time.time()
     code = subprocess.run(command, cwd=repo_root()).returncode
-    errors = sorted(stage_folder(profile, dataset).rglob("error.txt"))
-    if code: sys.exit("\n".join(["", *(f"error: {p.read_text().strip()}" for p in errors)]) if errors else code)
-    study = load_config(Study, profile, short_name(dataset))
-    if not plan: print("\n" + recorded(repo_root() / study.results / profile / short_name(dataset), target))
+    if code: sys.exit("\n" + failures([runs, results], began))
+    if not plan: print("\n" + recorded(results, target))

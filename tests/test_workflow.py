@@ -1,4 +1,5 @@
 "The two commands, as a user meets them: one clear line and a non-zero exit for every slip"
+import os
 import re
 import shutil
 import subprocess
@@ -45,6 +46,28 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     done = subprocess.run([BIN / "logex_run", notebook, tmp_path / "run", "method=ce"], capture_output=True, text=True)
     assert done.returncode
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_a_stage_that_fails_has_the_last_word(tmp_path):
+    data = tmp_path / f"broken_{tmp_path.parent.name.replace('-', '_')}"
+    for name in ("common", "rare"):
+        (data / name).mkdir(parents=True)
+        for i in range(3): Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(data / name / f"{i}.png")
+    (data / "rare" / "2.png").write_bytes((data / "rare" / "2.png").read_bytes()[:40])
+    runs = ROOT / "runs" / "smoke" / data.name
+    (runs / "base").mkdir(parents=True)
+    (runs / "base" / "error.txt").write_text("base.ipynb: of an earlier run")
+    os.utime(runs / "base" / "error.txt", (1, 1))
+    try:
+        done = subprocess.run([BIN / "logex_reproduce", "--dataset", f"folder:{data}", "--target", "logex_figure4"],
+                              cwd=ROOT, capture_output=True, text=True)
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode and last.startswith("error: split.ipynb: ") and "2.png" in last, last
+        assert "earlier run" not in done.stderr
+        assert not (runs / "data" / "record.json").exists()
+    finally:
+        shutil.rmtree(runs)
+        shutil.rmtree(ROOT / "runs" / "results" / "smoke" / data.name, ignore_errors=True)
 
 
 @pytest.mark.parametrize("target", ["logex_table2,logex_figure2,logex_figure4", "logex"])
