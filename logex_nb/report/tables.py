@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'METRICS', 'check_runs', 'read_runs', 'append_runs', 'summarise', 'show', 'as_text', 'write_results',
-           'mean_interval', 'paired']
+           'mean_interval', 'paired', 'interval_table']
 
 # %% ../../nbs/report/tables.ipynb #c002
 import fcntl
@@ -199,3 +199,12 @@ def paired(
     d = (wide[a] - wide[b]).dropna() if {a, b} <= set(wide) else wide.iloc[:0, 0]
     if d.empty: raise ValueError(f"{a!r} and {b!r} share no seed with {metric}: run both on one")
     return mean_interval(d, level)
+
+# %% ../../nbs/report/tables.ipynb #c041
+def interval_table(
+    differences: pd.DataFrame, # difference, metric, mean, low, high
+) -> pd.DataFrame: # Row per difference; columns of text, per metric
+    "Differences to read: mean (low to high)"
+    text = [f"{d['mean']:+.1f}" + ("" if pd.isna(d.low) else f" ({d.low:+.1f} to {d.high:+.1f})") for _, d in differences.iterrows()]
+    wide = differences.assign(text=text).pivot(index="difference", columns="metric", values="text")
+    return wide.loc[differences.difference.unique(), differences.metric.unique()].rename(columns=METRICS).fillna("").rename_axis(None)
