@@ -122,7 +122,7 @@ GUIDES = {g.guide for g in GENERATORS.values()}
 rule classifier:
     wildcard_constraints: method="|".join(k for k, m in METHODS.items() if m.detector == "classifier" and k not in GUIDES)
     input: f"{LOGEX}/classifier.ipynb", images_for,
-           modules("classify/*", "detect/metrics", "detect/scores", "generate/manifest")
+           modules("classify/*", "detect/metrics", "detect/scores", "generate/manifest", "generate/training_images")
     output: record("classifier", "{method}", "seed{seed}")
     params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), STUDY.decoded)
     threads: 1
@@ -175,7 +175,7 @@ rule outliers:
 
 rule energy:
     input: f"{LOGEX}/energy.ipynb", images_for,
-           modules("classify/*", "detect/metrics", "detect/scores", "generate/manifest")
+           modules("classify/*", "detect/metrics", "detect/scores", "generate/manifest", "generate/training_images")
     output: record("classifier", "{method}", "seed{seed}")
     wildcard_constraints: method="|".join(k for k, m in METHODS.items() if m.detector == "energy")
     params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), settings("energy"), STUDY.decoded)

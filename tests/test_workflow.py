@@ -50,9 +50,13 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
 
 def test_a_stage_that_fails_has_the_last_word(tmp_path):
     data = tmp_path / f"broken_{tmp_path.parent.name.replace('-', '_')}"
-    for name in ("common", "rare"):
+    lines = ["file_name,label,part"]
+    for name, part, n in (("common", "head", 40), ("rare", "tail", 15)):
         (data / name).mkdir(parents=True)
-        for i in range(3): Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(data / name / f"{i}.png")
+        for i in range(n):
+            Image.new("RGB", (8, 8), (5 * i, 0, 0)).save(data / name / f"{i}.png")
+            lines.append(f"{name}/{i}.png,{name},{part}")
+    (data / "metadata.csv").write_text("\n".join(lines))
     (data / "rare" / "2.png").write_bytes((data / "rare" / "2.png").read_bytes()[:40])
     runs = ROOT / "runs" / "smoke" / data.name
     (runs / "base").mkdir(parents=True)
