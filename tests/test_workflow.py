@@ -54,7 +54,7 @@ def test_a_stage_that_fails_has_the_last_word(tmp_path):
     for name, part, n in (("common", "head", 40), ("rare", "tail", 15)):
         (data / name).mkdir(parents=True)
         for i in range(n):
-            Image.new("RGB", (8, 8), (5 * i, 0, 0)).save(data / name / f"{i}.png")
+            Image.new("RGB", (8, 8), (5 * i, 0, n)).save(data / name / f"{i}.png")
             lines.append(f"{name}/{i}.png,{name},{part}")
     (data / "metadata.csv").write_text("\n".join(lines))
     (data / "rare" / "2.png").write_bytes((data / "rare" / "2.png").read_bytes()[:40])
