@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import pandas as pd
@@ -57,10 +58,11 @@ def execute(
     log.setLevel(logging.INFO)
     running = folder / "running.ipynb"
     try:
-        papermill.execute_notebook(
-            str(notebook), str(running), values, cwd=str(notebook.parent), kernel_name="python3",
-            log_output=True, progress_bar=False, coalesce_streams=True, request_save_on_cell_execute=False,
-            config=Config(KernelManager=dict(transport="ipc")))  # kernels side by side may be given the same TCP port
+        with TemporaryDirectory(prefix="kernel-") as sockets: # its own: kernels that start side by side may be given the same TCP ports
+            papermill.execute_notebook(
+                str(notebook), str(running), values, cwd=str(notebook.parent), kernel_name="python3", start_timeout=300,
+                log_output=True, progress_bar=False, coalesce_streams=True, request_save_on_cell_execute=False,
+                config=Config(KernelManager=dict(transport="ipc", ip=f"{sockets}/socket")))
         if not (folder / "record.json").exists(): raise RuntimeError("the kernel ended without a record")
     except Exception as e:
         reason = f"{e.ename}: {e.evalue}" if hasattr(e, "evalue") else f"{type(e).__name__}: {e}"
@@ -68,7 +70,7 @@ def execute(
         raise RuntimeError(f"{notebook.name}: {reason}") from None
     running.replace(folder / "notebook.ipynb")
 
-# %% ../nbs/workflow.ipynb #c012
+# %% ../nbs/workflow.ipynb #c014
 SECTIONS = dict(
     study="study:Study", source="data.datasets:Source", split="data.splits:Split", training="classify.training:Training",
     architecture="generate.pipeline:Architecture", pretrain="generate.pretraining:Pretrain",
@@ -104,7 +106,7 @@ def check_profile(
                 raise ValueError(f"unknown section [{where}{section}] in profile {name!r}: choose from {sorted(SECTIONS)}")
             configure(section_class(section), found.get(section, {}) | values, f"[{where}{section}] of profile {name!r}")
 
-# %% ../nbs/workflow.ipynb #c015
+# %% ../nbs/workflow.ipynb #c017
 TARGETS = dict(logex_table1="Table 1: scores", logex_table2="Table 2: rows of the comparison", logex_table3="Table 3: all scores", logex_table3_fifty="Table 3 with fifty shots",
                logex_figure2="Figure 2: what the images look like", logex_figure3="Figure 3: how many images", logex_figure4="Figure 4: the long tail",
                logex_oracle="Section 4.4 and Figure 5: what an oracle says", logex_ablation="What each part of guidance does", logex_cost="What a tenth of FPR costs", logex_quality="Whether the images are worth something",
@@ -142,7 +144,7 @@ def snakemake_command(
     return [sys.executable, "-m", "snakemake", *wanted, "--cores", str(cores), "--rerun-incomplete", *(["-n"] if plan else []),
             "--quiet", "host", "reason", "--config", f"profile={profile}", f"dataset={dataset}", f"seeds={seeds}", f"rows={only}"]
 
-# %% ../nbs/workflow.ipynb #c017
+# %% ../nbs/workflow.ipynb #c019
 def recorded(
     folder: Path, # `results/<profile>/<dataset>`
     target: str, # Names in `TARGETS`, comma-separated
