@@ -161,7 +161,7 @@ def pipeline_folder(
     if source == "mini" or (folder / "SHA256SUMS").exists(): check_sums(folder)
     return str(folder)
 
-
+# %% ../../nbs/generate/pipeline.ipynb #c022
 def check_parts(
     pipe: StableDiffusionPipeline, # As it was loaded
     source: str | Path, # From where, for the error
@@ -195,7 +195,7 @@ def load_pipeline(
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
-# %% ../../nbs/generate/pipeline.ipynb #c029
+# %% ../../nbs/generate/pipeline.ipynb #c030
 def image_side(
     pipe: StableDiffusionPipeline, # Its UNet and VAE are asked
 ) -> int: # Pixels
