@@ -250,7 +250,7 @@ def round_trip(
         back.append(at_side((255 * x).round().byte().cpu().numpy(), images.shape[1]))
     return np.concatenate(back)
 
-
+# %% ../../nbs/generate/pipeline.ipynb #c035
 def encode_prompts(
     pipe: StableDiffusionPipeline, # Its tokenizer and text encoder are used
     prompts: list[str], # Texts; `""` is the unconditional one
