@@ -25,6 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core import atomic, sha256, write_json
+from ..data.datasets import resized
 from .batching import Sampling
 from .guidance import Guided, guide, make_starts
 from .pipeline import fingerprint
@@ -215,4 +216,4 @@ def verified(
         raise FileNotFoundError(f"{path} is in the manifest but missing: {remedy}")
     if sha256(path) != digest: raise ValueError(f"{path} was altered since it was made: {remedy}")
     with Image.open(path) as image:
-        return np.asarray(image.resize((size, size), Image.BICUBIC) if size else image)
+        return resized(image, size) if size else np.asarray(image)

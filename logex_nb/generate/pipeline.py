@@ -169,12 +169,14 @@ def check_parts(
     "Refuse parts that do not fit together, and samplers that this project does not have"
     unet, halvings = pipe.unet.config, len(pipe.unet.config.block_out_channels) - 1
     latents, width = pipe.vae.config.latent_channels, pipe.text_encoder.config.hidden_size
-    wrong = (
-        f"its VAE gives latents of {latents} channels and its UNet takes {unet.in_channels}" if latents != unet.in_channels else
-        f"its text encoder gives embeddings {width} wide and its UNet takes {unet.cross_attention_dim}" if width != unet.cross_attention_dim else
-        f"its UNet halves latents {halvings} times and is for {unet.sample_size} of them a side" if unet.sample_size % 2**halvings else
-        f"its UNet predicts {kind!r}, not the noise" if (kind := pipe.scheduler.config.prediction_type) != "epsilon" else "")
-    if wrong: raise ValueError(f"{source} cannot be used: {wrong}; give a text-to-image model like Stable Diffusion 1.4")
+    kind = pipe.scheduler.config.prediction_type
+    faults = {
+        f"its VAE gives latents of {latents} channels and its UNet takes {unet.in_channels}": latents != unet.in_channels,
+        f"its text encoder gives embeddings {width} wide and its UNet takes {unet.cross_attention_dim}": width != unet.cross_attention_dim,
+        f"its UNet halves latents {halvings} times and is for {unet.sample_size} of them a side": unet.sample_size % 2**halvings,
+        f"its UNet predicts {kind!r}, not the noise": kind != "epsilon"}
+    for fault, found in faults.items():
+        if found: raise ValueError(f"{source} cannot be used: {fault}; give a text-to-image model like Stable Diffusion 1.4")
 
 
 def load_pipeline(

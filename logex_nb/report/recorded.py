@@ -14,7 +14,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from ..core import read_record, repo_root
-from .tables import show
+from .tables import interval_table, show
 
 # %% ../../nbs/report/recorded.ipynb #c009
 def recorded(
@@ -37,7 +37,9 @@ def _section(folder: Path) -> str: # One dataset
     parts = [f"<p><strong>{escape(dataset)}</strong> ({escape(origin)})</p>"]
     if (table := folder / "table.csv").exists(): parts.append(show(pd.read_csv(table)).to_html())
     if (table := folder / "differences.csv").exists():
-        parts.append(pd.read_csv(table).to_html(index=False, na_rep="", float_format="{:.1f}".format, border=0))
+        rows = pd.read_csv(table)
+        if {"difference", "metric", "low"} <= set(rows): parts.append(interval_table(rows).to_html(border=0))
+        else: parts.append(rows.to_html(index=False, na_rep="", float_format="{:.1f}".format, border=0))
     for path in sorted(folder.glob("*.png")):
         picture = b64encode(path.read_bytes()).decode()
         parts.append(f'<img alt="{path.stem}" style="max-width: 100%" src="data:image/png;base64,{picture}"/>')
