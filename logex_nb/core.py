@@ -168,8 +168,15 @@ class Run:
     def __enter__(self) -> "Run":
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "record.json").unlink(missing_ok=True)
-        self.started = time.time()
+        self.before, self.started = self._before(), time.time()
+        write_json(self.folder / "begun.json", dict(at=self.started, before=self.before))
         return self
+
+    def _before(self) -> float: # Seconds of calls that did not end, until the last file each of them wrote
+        begun = self.folder / "begun.json"
+        if not begun.exists(): return 0.
+        call, wrote = json.loads(begun.read_text()), [f.stat().st_mtime for f in self.folder.rglob("*") if f.suffix != ".ipynb"]
+        return call["before"] + max(0., max(wrote) - call["at"])
 
     def note(
         self,
@@ -181,9 +188,10 @@ class Run:
     def __exit__(self, kind, error, trace) -> None:
         if kind is not None: return
         hashes = {Path(os.path.relpath(p, self.folder)).as_posix(): sha256(p) for p in self.inputs}
+        (self.folder / "begun.json").unlink()
         write_json(self.folder / "record.json", dict(
             stage=self.stage, config=self.config, seed=self.seed, metrics=self.metrics, inputs=hashes,
-            seconds=round(time.time() - self.started, 1), peak_gib=round(peak_memory(), 2), **environment()))
+            seconds=round(self.before + time.time() - self.started, 1), peak_gib=round(peak_memory(), 2), **environment()))
 
 
 def read_record(
