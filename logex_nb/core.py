@@ -142,7 +142,7 @@ def environment() -> dict[str, Any]: # Versions, device, commit
     gpu = torch.cuda.is_available()
     return dict(commit=git.stdout.strip() or None, python=platform.python_version(),
                 versions={p: importlib.metadata.version(p) for p in packages},
-                device=torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()}, {os.cpu_count()} cores)")
+                threads=torch.get_num_threads(), device=torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()}, {os.cpu_count()} cores)")
 
 
 def peak_memory() -> float: # GiB

@@ -177,7 +177,7 @@ def read_manifest(
     text = {"class": str, "prompt": str, "method": str}
     return pd.read_csv(path, dtype=text, keep_default_na=False)
 
-# %% ../../nbs/generate/manifest.ipynb #c028
+# %% ../../nbs/generate/manifest.ipynb #c029
 def read_synthetic(
     folder: Path | str, # Made by `generate_folder`
     method: str = "guided", # `guided`, or `start` for the unguided twins
