@@ -19,7 +19,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel
 
 from ..core import atomic, write_json
 
-# %% ../../nbs/classify/backbones.ipynb #c007
+# %% ../../nbs/classify/backbones.ipynb #c008
 SIZES = {
     "small": dict(layer_type="basic", depths=[1, 1, 1, 1], hidden_sizes=[32, 64, 128, 256],
                   embedding_size=32, stem_pool=False),
@@ -28,7 +28,7 @@ SIZES = {
 }
 IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))
 
-# %% ../../nbs/classify/backbones.ipynb #c009
+# %% ../../nbs/classify/backbones.ipynb #c010
 class CosineHead(nn.Linear):
     "Cosines between features and class vectors (Cao et al. 2019, section 3.2)"
     def __init__(
@@ -84,7 +84,7 @@ class ImageClassifier(nn.Module):
         "From images to logits"
         return self.logits(self.features(images))
 
-# %% ../../nbs/classify/backbones.ipynb #c013
+# %% ../../nbs/classify/backbones.ipynb #c014
 def pretrained_body(
     source: str | Path, # Hub id or folder of a transformers ResNet
 ) -> ResNetModel: # Its body, without the classifier on top
@@ -120,7 +120,7 @@ def build_backbone(
         raise ValueError(f"weights at {str(source)!r} do not fit backbone {name!r}") from error
     return net.train()
 
-# %% ../../nbs/classify/backbones.ipynb #c031
+# %% ../../nbs/classify/backbones.ipynb #c032
 ARCHITECTURE = ("layer_type", "depths", "hidden_sizes", "embedding_size", "stem_pool",
                 "downsample_in_first_stage", "downsample_in_bottleneck")
 

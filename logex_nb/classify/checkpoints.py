@@ -19,7 +19,7 @@ from torch import Tensor
 from .backbones import ImageClassifier
 from ..core import atomic
 
-# %% ../../nbs/classify/checkpoints.ipynb #c005
+# %% ../../nbs/classify/checkpoints.ipynb #c006
 def fingerprint(
     settings: dict, # How
     seed: int, # From which seed
@@ -30,7 +30,7 @@ def fingerprint(
     for array in arrays: digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 
-# %% ../../nbs/classify/checkpoints.ipynb #c008
+# %% ../../nbs/classify/checkpoints.ipynb #c009
 def save_checkpoint(
     folder: Path, # Gets `checkpoint.pt` and `history.csv`
     key: str, # From `fingerprint`

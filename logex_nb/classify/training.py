@@ -28,7 +28,7 @@ from ..core import child_seed, write_json
 from ..detect.metrics import tail_report
 from ..detect.scores import head_and_tail
 
-# %% ../../nbs/classify/training.ipynb #c005
+# %% ../../nbs/classify/training.ipynb #c006
 @dataclass(frozen=True)
 class Training:
     "How a classifier is trained; the defaults are the paper's"
@@ -73,7 +73,7 @@ class Training:
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}: at least 1 is needed")
 
-# %% ../../nbs/classify/training.ipynb #c012
+# %% ../../nbs/classify/training.ipynb #c013
 def learning_rate(
     epoch: int, # Counted from 0
     config: Training, # `lr`, `min_lr`, `epochs`, `drw_epoch`
@@ -83,7 +83,7 @@ def learning_rate(
     cosine = math.cos(math.pi * epoch / config.epochs)
     return config.min_lr + (config.lr - config.min_lr) * (1 + cosine) / 2
 
-# %% ../../nbs/classify/training.ipynb #c016
+# %% ../../nbs/classify/training.ipynb #c017
 def epoch_loss(
     epoch: int, # Counted from 0
     class_counts: Sequence[int], # Training images of every class `[c]`
@@ -100,7 +100,7 @@ def epoch_loss(
         return (w / w.mean() if config.reduction == "weighted" else w) * loss(logits, labels)
     return weighted
 
-# %% ../../nbs/classify/training.ipynb #c019
+# %% ../../nbs/classify/training.ipynb #c020
 def train_epoch(
     net: ImageClassifier, # Changed in place; stays in the mode it is in
     optimizer: torch.optim.Optimizer, # Over the parameters of `net`
@@ -129,7 +129,7 @@ def train_epoch(
         total += losses.detach().sum()
     return total.item() / len(labels)
 
-# %% ../../nbs/classify/training.ipynb #c023
+# %% ../../nbs/classify/training.ipynb #c024
 def validate(
     net: ImageClassifier, # After an epoch
     images: np.ndarray, # Validation images, uint8 `[n, h, w, 3]`
@@ -146,7 +146,7 @@ def validate(
     shown = ("bacc_head", "bacc_tail", "fpr95_id", "auroc")
     return dict(value=values[select]) | {key: report[key] for key in shown}
 
-# %% ../../nbs/classify/training.ipynb #c027
+# %% ../../nbs/classify/training.ipynb #c028
 def check_data(
     images: np.ndarray, # Training images, uint8 `[n, h, w, 3]`
     labels: np.ndarray, # Class ids `[n]`
@@ -168,7 +168,7 @@ def check_data(
         if empty := [classes[k] for k in ids if not (val_labels == k).any()]:
             raise ValueError(f"no validation image of {part} {empty}: no epoch could be chosen")
 
-# %% ../../nbs/classify/training.ipynb #c030
+# %% ../../nbs/classify/training.ipynb #c031
 def new_classifier(
     config: Training, # `backbone`, `weights`, `logit_scale`, `lr`, `weight_decay`
     n_classes: int, # Head and tail classes together
@@ -189,7 +189,7 @@ def new_classifier(
         trained = net.parameters()
     return net, torch.optim.AdamW(trained, config.lr, weight_decay=config.weight_decay)
 
-# %% ../../nbs/classify/training.ipynb #c033
+# %% ../../nbs/classify/training.ipynb #c034
 def edit_head(
     net: ImageClassifier, # Changed in place
     class_counts: Sequence[int], # Training images of every class `[c]`
@@ -210,7 +210,7 @@ def edit_head(
     net.head.load_state_dict(begin), edits[config.posthoc](best)
     return best
 
-# %% ../../nbs/classify/training.ipynb #c036
+# %% ../../nbs/classify/training.ipynb #c037
 def run_epochs(
     net: nn.Module, # As it begins; filled from the checkpoint if there is one
     optimizer: torch.optim.Optimizer, # Over what is trained of `net`
@@ -243,7 +243,7 @@ def run_epochs(
         bar.set_postfix({k: f"{row[k]:.3g}" for k in ("train_loss", "bacc_head", "fpr95_id") if k in row})
     if best: net.load_state_dict(best)
 
-# %% ../../nbs/classify/training.ipynb #c038
+# %% ../../nbs/classify/training.ipynb #c039
 def train(
     images: np.ndarray, # Training images, uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions
     labels: np.ndarray, # Class ids `[n]`

@@ -22,7 +22,7 @@ from .outliers import DreamOod, noun_position
 from .pipeline import decode_latents, encode_prompts
 from .sampler import clean_latents
 
-# %% ../../nbs/generate/dream_ood.ipynb #c009
+# %% ../../nbs/generate/dream_ood.ipynb #c010
 def encode_replaced(
     pipe: StableDiffusionPipeline, # Its tokenizer and text encoder are used
     prompts: Sequence[str], # `n` texts
@@ -42,7 +42,7 @@ def encode_replaced(
     try: return encode_prompts(pipe, list(prompts))
     finally: hook.remove()
 
-# %% ../../nbs/generate/dream_ood.ipynb #c015
+# %% ../../nbs/generate/dream_ood.ipynb #c016
 @torch.no_grad()
 def draw(
     pipe: StableDiffusionPipeline, # The generator
@@ -59,7 +59,7 @@ def draw(
     with torch.autocast(unet.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         return decode_latents(pipe, clean[-1].to(pipe.vae.dtype)).float()
 
-# %% ../../nbs/generate/dream_ood.ipynb #c019
+# %% ../../nbs/generate/dream_ood.ipynb #c020
 def chosen(
     found: dict[str, Tensor], # Outliers by class `[m, width]`
     start: Start, # An image
@@ -69,7 +69,7 @@ def chosen(
     own, generator = found[start.name], torch.Generator().manual_seed(child_seed(seed, "chosen", start.name))
     return own[torch.randperm(len(own), generator=generator)[start.index % len(own)]]
 
-# %% ../../nbs/generate/dream_ood.ipynb #c022
+# %% ../../nbs/generate/dream_ood.ipynb #c023
 def dream(
     pipe: StableDiffusionPipeline, # The generator
     encoder: ImageClassifier, # From `train_encoder`; `Start.target` counts its anchors

@@ -30,7 +30,7 @@ from ..core import atomic, child_seed, sha256
 from .pipeline import at_side, encode_prompts, image_side
 from .pretraining import snr_weights
 
-# %% ../../nbs/generate/lora.ipynb #c006
+# %% ../../nbs/generate/lora.ipynb #c007
 _ATTENTION = r"(to_q|to_k|to_v|to_out\.0)"
 MODULES = dict(
     all=rf".*\.attn[12]\.{_ATTENTION}", # As the published script
@@ -39,7 +39,7 @@ MODULES = dict(
          r"|conv1|conv2|conv_shortcut|[a-z]+samplers\.0\.conv|time_emb_proj)", # Convolutions too
 )
 
-# %% ../../nbs/generate/lora.ipynb #c007
+# %% ../../nbs/generate/lora.ipynb #c008
 @dataclass(frozen=True)
 class Lora:
     "Settings of the fine-tuning; the defaults are the paper's"
@@ -72,7 +72,7 @@ class Lora:
             value = getattr(self, name)
             if value < 1: raise ValueError(f"{name} is {value}: it must be at least 1")
 
-# %% ../../nbs/generate/lora.ipynb #c013
+# %% ../../nbs/generate/lora.ipynb #c014
 def add_lora(
     unet: UNet2DConditionModel, # Gets the adapter; its own weights are frozen
     config: Lora, # Rank, alpha and modules are used
@@ -91,7 +91,7 @@ def add_lora(
     cast_training_params(unet, dtype=torch.float32)
     return [p for p in unet.parameters() if p.requires_grad]
 
-# %% ../../nbs/generate/lora.ipynb #c024
+# %% ../../nbs/generate/lora.ipynb #c025
 @dataclass
 class Encoded:
     "Everything that training needs to know about images and prompts, on the UNet's device"
@@ -127,7 +127,7 @@ def encode_once(
     return Encoded(*(x.to(pipe.unet.device) for x in (
         mean, std * config.sample_posterior, encode_prompts(pipe, names), rows)))
 
-# %% ../../nbs/generate/lora.ipynb #c031
+# %% ../../nbs/generate/lora.ipynb #c032
 def draw(
     encoded: Encoded, # From `encode_once`
     scheduler: DDIMScheduler, # Adds the noise
@@ -149,7 +149,7 @@ def draw(
     noisy, times = scheduler.add_noise(latents, noise, times), times.to(latents.device)
     return (noisy, times, encoded.prompts[encoded.prompt[rows]]), noise
 
-# %% ../../nbs/generate/lora.ipynb #c035
+# %% ../../nbs/generate/lora.ipynb #c036
 def accumulate(
     unet: UNet2DConditionModel, # Its trainable parameters collect the gradient
     inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], # From `draw`
@@ -170,7 +170,7 @@ def accumulate(
         total += loss.detach()
     return total.item()
 
-# %% ../../nbs/generate/lora.ipynb #c042
+# %% ../../nbs/generate/lora.ipynb #c043
 def _save(path: Path, key: str, losses: list[float], params: list, *parts) -> None:
     "A training in one file, written whole"
     state = dict(key=key, losses=losses, params=[p.detach().cpu() for p in params])
@@ -195,7 +195,7 @@ def _key(pipe: StableDiffusionPipeline, images: np.ndarray, prompts: list[str], 
     first = pipe.unet.conv_in.weight.detach().float().cpu().numpy()
     return sha256(settings.encode() + np.ascontiguousarray(images).tobytes() + first.tobytes())
 
-# %% ../../nbs/generate/lora.ipynb #c044
+# %% ../../nbs/generate/lora.ipynb #c045
 def _fit(pipe: StableDiffusionPipeline, encoded: Encoded, params: list[torch.nn.Parameter],
          config: Lora, seed: int, folder: Path, key: str) -> list[float]:
     "Train `params`, from the last checkpoint if there is one; returns the loss of each step"
@@ -229,7 +229,7 @@ def history(
     table = pd.DataFrame(dict(step=range(1, len(losses) + 1), loss=losses))
     return table.groupby((table.step - 1) // every).agg(dict(step="max", loss="mean"))
 
-# %% ../../nbs/generate/lora.ipynb #c047
+# %% ../../nbs/generate/lora.ipynb #c048
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
@@ -262,7 +262,7 @@ def load_lora(
     pipe.unet.requires_grad_(False)
     return pipe
 
-# %% ../../nbs/generate/lora.ipynb #c048
+# %% ../../nbs/generate/lora.ipynb #c049
 def train_lora(
     pipe: StableDiffusionPipeline, # The base; it carries the adapter afterwards
     images: np.ndarray, # Tail images, uint8 `[n, h, w, 3]`
