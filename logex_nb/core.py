@@ -142,7 +142,8 @@ def environment() -> dict[str, Any]: # Versions, device, commit
     gpu = torch.cuda.is_available()
     return dict(commit=git.stdout.strip() or None, python=platform.python_version(),
                 versions={p: importlib.metadata.version(p) for p in packages},
-                threads=torch.get_num_threads(), device=torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()}, {os.cpu_count()} cores)")
+                threads=torch.get_num_threads(),
+                device=torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()}, {os.cpu_count()} cores)")
 
 
 def peak_memory() -> float: # GiB
@@ -168,15 +169,18 @@ class Run:
     def __enter__(self) -> "Run":
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "record.json").unlink(missing_ok=True)
-        self.before, self.started = self._before(), time.time()
-        write_json(self.folder / "begun.json", dict(at=self.started, before=self.before))
+        settings = sha256(repr((self.config, self.seed)).encode())
+        self.before, self.started = self._before(settings), time.time()
+        write_json(self.folder / "begun.json", dict(at=self.started, before=self.before, settings=settings))
         return self
 
-    def _before(self) -> float: # Seconds of calls that did not end, until the last file each of them wrote
+    def _before(self, settings: str) -> float: # Seconds of calls that did not end, until the last file each of them wrote
         begun = self.folder / "begun.json"
         if not begun.exists(): return 0.
-        call, wrote = json.loads(begun.read_text()), [f.stat().st_mtime for f in self.folder.rglob("*") if f.suffix != ".ipynb"]
-        return call["before"] + max(0., max(wrote) - call["at"])
+        call = json.loads(begun.read_text())
+        if call["settings"] != settings: return 0. # what it did will not be used
+        wrote = [f.stat().st_mtime for f in self.folder.rglob("*") if f.suffix != ".ipynb"] # a notebook is this call's own
+        return call["before"] + max(wrote) - call["at"]
 
     def note(
         self,
