@@ -7,15 +7,14 @@ __all__ = ['SPLITS', 'Dataset', 'resized', 'read_images', 'tidy', 'class_folders
            'Source', 'open_phantom', 'short_name', 'open_dataset']
 
 # %% ../../nbs/data/datasets.ipynb #c002
-import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -52,12 +51,13 @@ def read_images(
     images: Sequence[str], # Names of `n` images
     size: int, # Edge in px
 ) -> np.ndarray: # RGB uint8 `[n, size, size, 3]`, in the order of `images`
-    "Images read by several threads"
+    "Images read in order, many of them by several processes"
     out = np.empty((len(images), size, size, 3), np.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(lambda image: read_one(image, size), images)
-        bar = tqdm(done, total=len(images), desc="images", disable=len(images) <= 500)
-        for i, pixels in enumerate(bar): out[i] = pixels
+    many = len(images) > 500
+    done = Parallel(n_jobs=-1 if many else 1, return_as="generator")(
+        delayed(read_one)(image, size) for image in images)
+    for i, pixels in enumerate(tqdm(done, total=len(images), desc="images", disable=not many)):
+        out[i] = pixels
     return out
 
 # %% ../../nbs/data/datasets.ipynb #c015
