@@ -53,11 +53,10 @@ def read_images(
 ) -> np.ndarray: # RGB uint8 `[n, size, size, 3]`, in the order of `images`
     "Images read in order, many of them by several processes"
     out = np.empty((len(images), size, size, 3), np.uint8)
-    many = len(images) > 500
-    done = Parallel(n_jobs=-1 if many else 1, return_as="generator")(
+    done = Parallel(n_jobs=-1 if len(images) > 100 else 1, return_as="generator")(
         delayed(read_one)(image, size) for image in images)
-    for i, pixels in enumerate(tqdm(done, total=len(images), desc="images", disable=not many)):
-        out[i] = pixels
+    bar = tqdm(done, total=len(images), desc="images", disable=len(images) <= 500)
+    for i, pixels in enumerate(bar): out[i] = pixels
     return out
 
 # %% ../../nbs/data/datasets.ipynb #c015
