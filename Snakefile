@@ -6,9 +6,8 @@ from shlex import quote
 from logex_nb.core import load_config, sha256
 from logex_nb.data.datasets import short_name
 from logex_nb.study import (
-    generation_folder, generators, has_pool, load_study, lora_settings, methods, points, rows, sampler_settings, training_config,
-    variants)
-from logex_nb.workflow import section_class
+    generation_folder, generators, has_pool, load_study, lora_settings, methods, points, rows, sampler_settings, section_class,
+    training_config, variants)
 
 PROFILE = config.get("profile", "smoke")
 SOURCE = config.get("dataset", "phantom")
@@ -56,9 +55,13 @@ def generation(seed):
     return generation_folder(STUDY, int(seed))
 
 
+# real training images as the autoencoder returns them, where the study shows classifiers both
+DECODED = [record("decoded")] if STUDY.decoded else []
+
+
 def images_for(wildcards):
     "A classifier's training images: the split, and the generated ones where its row asks for them"
-    needs = [record("data"), *([record("base")] if STUDY.decoded else [])]
+    needs = [record("data"), *DECODED]
     row = METHODS[wildcards.method]
     if row.synthetic: needs.append(record("synthetic", row.generator, generation(wildcards.seed)))
     return needs
@@ -99,8 +102,17 @@ rule data:
 rule base:
     input: f"{LOGEX}/base.ipynb", record("data"), modules("generate/pipeline", "generate/pretraining")
     output: record("base")
-    params: digest(WORDS, STUDY.decoded, settings("architecture"), settings("pretrain"))
+    params: digest(WORDS, settings("architecture"), settings("pretrain"))
     threads: 2
+    resources: gpu=1
+    shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
+
+
+rule autoencoder:
+    input: f"{LOGEX}/autoencoder.ipynb", record("data"), record("base"), modules("generate/pipeline")
+    output: record("decoded")
+    threads: 1
+    priority: 6
     resources: gpu=1
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
 
@@ -163,7 +175,7 @@ rule generate:
 
 
 rule outliers:
-    input: f"{LOGEX}/outliers.ipynb", record("data"), record("base"),
+    input: f"{LOGEX}/outliers.ipynb", record("data"), record("base"), DECODED,
            lambda w: [record("lora", "tail", w.generation)] if settings("dreamood").lora else [],
            modules("classify/*", *(f"generate/{m}" for m in ("pipeline", "sampler", "batching", "outliers", "dream_ood", "manifest")))
     output: record("synthetic", "{generator}", "{generation}")

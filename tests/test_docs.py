@@ -17,7 +17,7 @@ MODULES = sorted(p for p in (ROOT / "logex_nb").rglob("*.py") if p.name[0] != "_
 BELOW = dict(  # What a room may import, beside itself
     core="", data="core", detect="core data", classify="core data detect",
     generate="core data classify detect", report="core data classify detect generate",
-    study="core data classify generate", workflow="core data classify detect generate report study")
+    study="core data", stage="", workflow="core data report study")
 name = lambda path: path.relative_to(ROOT).as_posix()
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from logex_nb.study import Study, has_pool, rows
@@ -69,6 +70,23 @@ def test_a_stage_that_fails_has_the_last_word(tmp_path):
         assert done.returncode and last.startswith("error: split.ipynb: ") and "2.png" in last, last
         assert "earlier run" not in done.stderr
         assert not (runs / "data" / "record.json").exists()
+    finally:
+        shutil.rmtree(runs)
+        shutil.rmtree(ROOT / "runs" / "results" / "smoke" / data.name, ignore_errors=True)
+
+
+def test_two_runs_in_one_place(tmp_path):
+    data = tmp_path / f"twice_{tmp_path.parent.name.replace('-', '_')}"
+    for name in ("common", "rare"):
+        (data / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(data / name / "0.png")
+    runs = ROOT / "runs" / "smoke" / data.name
+    runs.mkdir(parents=True)
+    try:
+        with FileLock(runs / "lock"):
+            done = subprocess.run([BIN / "logex_reproduce", "--dataset", f"folder:{data}"], cwd=ROOT, capture_output=True, text=True)
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode and last == f"error: another run is at work in {runs}: wait for its end or stop it"
     finally:
         shutil.rmtree(runs)
         shutil.rmtree(ROOT / "runs" / "results" / "smoke" / data.name, ignore_errors=True)

@@ -25,7 +25,7 @@ def training_set(
     "Real training images and what a row adds to them"
     if decoded is not None:
         tiles = tiles.subset(split=list(pd.unique(decoded.whole.split)))
-        if tiles.table.sha256.tolist() != decoded.table.sha256.tolist(): raise ValueError("the decoded images are not those of the split: run the stage base again")
+        if tiles.table.sha256.tolist() != decoded.table.sha256.tolist(): raise ValueError("the decoded images are not those of the split: run the stage autoencoder again")
         tiles = replace(tiles, images=np.stack([tiles.images, decoded.images], 1))
     real = tiles.subset(split="train")
     tail = real.subset(part="tail")

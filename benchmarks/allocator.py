@@ -1,0 +1,96 @@
+"""Keeping freed memory against handing it back, in the three kinds of work of a study on a CPU.
+
+    nice -n 10 python benchmarks/allocator.py            # writes results/benchmarks/allocator.json
+
+Each measurement is a process of its own with one thread; the arms take turns. CPU seconds, with those that the
+system spends on page faults, from the first step on. A digest of what was made shows that both made the same.
+"""
+import argparse
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from guidance import EVEN, IDS, PROMPTS, networks
+
+from logex_nb.classify.training import Training, train
+from logex_nb.core import environment, load_config, repo_root, write_json
+from logex_nb.generate.guidance import guide, make_starts
+from logex_nb.generate.lora import Lora, train_lora
+from logex_nb.generate.pipeline import load_pipeline
+from logex_nb.stage import KEEP_MEMORY
+
+RNG = np.random.default_rng(0)
+IMAGES, LABELS = RNG.integers(0, 256, (640, 64, 64, 3), dtype=np.uint8), RNG.integers(0, 16, 640)
+
+
+def lora(folder):
+    config = replace(load_config(Lora, "mini", "phantom"), steps=24)
+    train_lora(load_pipeline("mini"), IMAGES[:96], [*PROMPTS.values()] * 24, config, 0, folder)
+    return (folder / "pytorch_lora_weights.safetensors").read_bytes()
+
+
+def classifier(folder):
+    config = replace(load_config(Training, "mini", "phantom"), epochs=4)
+    names = [f"class {i}" for i in range(16)]
+    net = train(IMAGES, LABELS, IMAGES[:160], np.arange(160) % 16, names, list(range(8, 16)), config, 0, folder, "cpu")
+    return b"".join(p.detach().numpy().tobytes() for p in net.parameters())
+
+
+def guidance(folder):
+    pipe, net = networks("mini", "mini", "cpu")
+    config = replace(EVEN, batch=16, per_class=8)
+    return b"".join(np.asarray(made.image).tobytes() for made in guide(pipe, net, make_starts(PROMPTS, IDS, config), config))
+
+
+WORK = dict(lora=lora, classifier=classifier, guidance=guidance)
+
+
+def child(work):
+    "One measurement, as JSON on the last line"
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
+        made = WORK[work](Path(folder))
+        seconds, usage = time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps(dict(seconds=seconds, faults=usage.ru_minflt - before, peak_gib=usage.ru_maxrss / 2**20,
+                          digest=hashlib.sha256(made).hexdigest())))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="measurements per arm and kind of work")
+    parser.add_argument("--child", choices=WORK, help=argparse.SUPPRESS)
+    parser.add_argument("--out", default=str(repo_root() / "results" / "benchmarks" / "allocator.json"))
+    args = parser.parse_args()
+    if args.child: return child(args.child)
+    rows = []
+    for work in WORK:
+        arms = {"back": [], "kept": []}
+        for _ in range(args.rounds):
+            for arm, tunables in (("back", ""), ("kept", KEEP_MEMORY)):
+                env = os.environ | dict(GLIBC_TUNABLES=tunables, TQDM_DISABLE="1", OMP_NUM_THREADS="1")
+                done = subprocess.run([sys.executable, __file__, "--child", work], env=env, check=True, capture_output=True, text=True)
+                arms[arm].append(json.loads(done.stdout.splitlines()[-1]))
+        ratios = [b["seconds"] / k["seconds"] for b, k in zip(arms["back"], arms["kept"])]
+        digests = {run["digest"] for runs in arms.values() for run in runs}
+        rows.append(dict(work=work, ratio=round(median(ratios), 2), ratios=[round(r, 2) for r in ratios], same_bytes=len(digests) == 1,
+                         **{f"{what}_{arm}": round(median(run[what] for run in runs), 2)
+                            for arm, runs in arms.items() for what in ("seconds", "faults", "peak_gib")}))
+        print(rows[-1], flush=True)
+    write_json(args.out, dict(what="CPU seconds with freed memory handed back, over those with it kept", tunables=KEEP_MEMORY,
+                              threads=1, rounds=args.rounds, rows=rows, environment=environment()))
+
+
+if __name__ == "__main__":
+    main()
