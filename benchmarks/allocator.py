@@ -2,8 +2,9 @@
 
     nice -n 10 python benchmarks/allocator.py            # writes results/benchmarks/allocator.json
 
-Each measurement is a process of its own with one thread; the arms take turns. CPU seconds, with those that the
-system spends on page faults, from the first step on. A digest of what was made shows that both made the same.
+Each measurement is a process of its own with one thread; the arms take turns. CPU seconds, those
+that the system spends on page faults and the loading of the networks among them. A digest of what was made shows
+that both made the same.
 """
 import argparse
 import hashlib
@@ -25,7 +26,7 @@ from guidance import EVEN, IDS, PROMPTS, networks
 from logex_nb.classify.training import Training, train
 from logex_nb.core import environment, load_config, repo_root, write_json
 from logex_nb.generate.guidance import guide, make_starts
-from logex_nb.generate.lora import Lora, train_lora
+from logex_nb.generate.lora import WEIGHTS, Lora, train_lora
 from logex_nb.generate.pipeline import load_pipeline
 from logex_nb.stage import KEEP_MEMORY
 
@@ -36,7 +37,7 @@ IMAGES, LABELS = RNG.integers(0, 256, (640, 64, 64, 3), dtype=np.uint8), RNG.int
 def lora(folder):
     config = replace(load_config(Lora, "mini", "phantom"), steps=24)
     train_lora(load_pipeline("mini"), IMAGES[:96], [*PROMPTS.values()] * 24, config, 0, folder)
-    return (folder / "pytorch_lora_weights.safetensors").read_bytes()
+    return (folder / WEIGHTS).read_bytes()
 
 
 def classifier(folder):

@@ -178,7 +178,7 @@ class Run:
         begun = self.folder / "begun.json"
         if not begun.exists(): return 0.
         call = json.loads(begun.read_text())
-        if call["settings"] != settings: return 0. # what it did will not be used
+        if call.get("settings") != settings: return 0. # what it did will not be used
         wrote = [f.stat().st_mtime for f in self.folder.rglob("*") if f.suffix != ".ipynb"] # a notebook is this call's own
         return call["before"] + max(wrote) - call["at"]
 
