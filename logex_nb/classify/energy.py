@@ -24,7 +24,7 @@ from .batches import augment, fetch, hold, shuffled
 from .checkpoints import fingerprint
 from .outputs import predict
 from .training import Training, new_classifier, run_epochs
-from ..core import atomic, child_seed, write_json
+from ..core import atomic, autocast, child_seed, write_json
 from ..detect.metrics import balanced_accuracy, tail_report
 from ..detect.scores import head_and_tail
 
@@ -141,7 +141,7 @@ def detector_epoch(
     for ids, others in paired_batches(len(labels), len(held_outside), recipe.batch, generator):
         x = torch.cat([fetch(held, ids, device, generator), fetch(held_outside, others, device, generator)])
         x = augment(x, generator, recipe.hflip, recipe.vflip, recipe.rotation, recipe.jitter)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with autocast(device, recipe.precision):
             z = detector.head(detector.features(x))
         loss = energy_loss(detector, z.float(), labels[ids.to(device)], beta)
         optimizer.zero_grad()

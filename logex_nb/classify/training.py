@@ -24,7 +24,7 @@ from .checkpoints import fingerprint, load_checkpoint, save_checkpoint
 from .losses import Loss, make_loss, make_weights
 from .outputs import predict
 from .rebalancing import adjust_head, balanced_batches, forget_head, mixup, normalise_head
-from ..core import child_seed, write_json
+from ..core import PRECISIONS, autocast, child_seed, write_json
 from ..detect.metrics import tail_report
 from ..detect.scores import head_and_tail
 
@@ -59,13 +59,13 @@ class Training:
     vflip: float = .5 # Probability of a vertical flip
     rotation: float = 15. # Largest angle in degrees, either way
     jitter: float = 0. # Largest relative change of brightness, contrast and saturation
-    precision: str = "fp32" # 'fp32' or 'bf16' (autocast)
+    precision: str = "fp32" # Of the forward pass: `fp32`, `bf16`, or `auto`, what the hardware is made for
 
     def __post_init__(self):
         known = dict(select=["paper", "balanced"], bn_mode=["paper", "clean"],
                      head=["linear", "cosine"], reduction=["mean", "weighted"],
                      sampling=["random", "balanced"], posthoc=["none", "tau_norm", "adjust"],
-                     precision=["fp32", "bf16"])
+                     precision=list(PRECISIONS))
         for key, choices in known.items():
             if getattr(self, key) not in choices:
                 raise ValueError(f"no {key} {getattr(self, key)!r}: choose from {choices}")
@@ -120,7 +120,7 @@ def train_epoch(
         x = augment(x, generator, config.hflip, config.vflip, config.rotation, config.jitter)
         losses_of = lambda logits: loss(logits, y)
         if config.mixup: x, losses_of = mixup(x, y, loss, config.mixup, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(device, config.precision):
             logits = net.head(net.features(x))
         losses = losses_of(logits.float())
         optimizer.zero_grad()

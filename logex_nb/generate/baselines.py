@@ -17,6 +17,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
+from ..core import autocast
 from .batching import Sampling, Start, frozen
 from .guidance import Guided, confidence, resize
 from .pipeline import decode_latents, encode_prompts
@@ -79,7 +80,7 @@ def sample_pushed(
     noise_of = lambda z, t, text: predict_noise(pipe, z, t, text, config.precision)
 
     def see(z):
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(z.device, config.precision):
             images = decode_latents(pipe, z.to(pipe.vae.dtype)).to(z.dtype)
             low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
             images = (images - low) / (high - low).clamp(min=1e-6)

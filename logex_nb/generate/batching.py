@@ -14,6 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
+from ..core import PRECISIONS
 from .pipeline import encode_prompts
 
 # %% ../../nbs/generate/batching.ipynb #c007
@@ -25,7 +26,7 @@ class Sampling:
     shared_latents: bool = False # The same start latents for every class
     per_class: int = 100 # Images per class
     batch: int = 8 # Images at a time; changes the speed, not the images
-    precision: str = "fp32" # `fp32`, or `bf16` for autocast around the networks
+    precision: str = "fp32" # Of the networks: `fp32`, `bf16`, or `auto`, what the hardware is made for
     seed: int = 0 # Seeds the start latents
 
     method: ClassVar[str] = "plain" # How the images are made, for the manifest
@@ -33,8 +34,8 @@ class Sampling:
     def __post_init__(self):
         for key in ("num_inference_steps", "per_class", "batch"):
             if getattr(self, key) < 1: raise ValueError(f"{key} is {getattr(self, key)}: at least 1 is needed")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}: choose from ['fp32', 'bf16']")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}: choose from {list(PRECISIONS)}")
 
 # %% ../../nbs/generate/batching.ipynb #c010
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from ..classify.backbones import ImageClassifier
-from ..core import child_seed
+from ..core import autocast, child_seed
 from .batching import Start
 from .guidance import Guided, confidence
 from .outliers import DreamOod, noun_position
@@ -56,7 +56,7 @@ def draw(
     latents = torch.stack([s.latents(pipe) for s in starts]).to(unet.device)
     empty = encode_prompts(pipe, [""])
     clean = clean_latents(pipe, latents, steps(cond), steps(empty), config.guidance_scale, precision=config.precision)
-    with torch.autocast(unet.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with autocast(unet.device, config.precision):
         return decode_latents(pipe, clean[-1].to(pipe.vae.dtype)).float()
 
 # %% ../../nbs/generate/dream_ood.ipynb #c020

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from ..core import child_seed
+from ..core import autocast, child_seed
 from .batching import Sampling, Slots, Start, frozen
 from .pipeline import decode_latents
 from .sampler import clean_latents, recompute
@@ -126,10 +126,10 @@ def evaluate(
     config: Guidance, # Objective, resize, precision, checkpointing
 ) -> Seen:
     "Decode, classify, and weight the losses of the last steps"
-    vae, amp = pipe.vae, config.precision == "bf16"
+    vae = pipe.vae
 
     def look(latents):
-        with torch.autocast(latents.device.type, torch.bfloat16, enabled=amp):
+        with autocast(latents.device, config.precision):
             images = decode_latents(pipe, latents.to(vae.dtype)).to(latents.dtype)
             logits = classifier(resize(images, config.classifier_size, config.antialias))
         logits = logits.to(latents.dtype)

@@ -26,7 +26,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ..core import atomic, child_seed, sha256
+from ..core import PRECISIONS, atomic, autocast, child_seed, sha256
 from .pipeline import at_side, encode_prompts, image_side
 from .pretraining import snr_weights
 
@@ -54,7 +54,7 @@ class Lora:
     weight_decay: float = 1e-2 # Of AdamW
     clip: float = 1.0 # Largest norm of the gradient
     min_snr: float = 0 # Ceiling of the signal-to-noise ratio in the loss weight; 0 weights all times alike, as the paper
-    precision: str = "bf16" # `bf16` (autocast; A and B stay fp32) or `fp32`
+    precision: str = "auto" # Of the UNet (A and B stay fp32): `fp32`, `bf16`, or `auto`, what the hardware is made for
     head: int = 0 # Images per head class that train along with the tail's
     hflip: bool = True # Mirror half of the images left-right
     vflip: bool = False # and upside-down
@@ -64,7 +64,7 @@ class Lora:
     log_every: int = 50 # Steps averaged in one row of the history
 
     def __post_init__(self):
-        for name, choices in dict(modules=MODULES, precision=("bf16", "fp32")).items():
+        for name, choices in dict(modules=MODULES, precision=PRECISIONS).items():
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"no {name} {value!r}: choose from {list(choices)}")
@@ -161,7 +161,7 @@ def accumulate(
     total, dtype = 0, unet.conv_in.weight.dtype
     for i in range(0, len(noise), config.batch):
         x, t, text, target = (v[i : i + config.batch] for v in (*inputs, noise))
-        with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(noise.device, config.precision):
             predicted = unet(x.to(dtype), t, text.to(dtype)).sample
         errors = (predicted.float() - target).square().mean((1, 2, 3))
         if weights is not None: errors = weights.to(errors)[t] * errors

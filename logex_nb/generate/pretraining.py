@@ -23,7 +23,7 @@ from diffusers import ModelMixin, StableDiffusionPipeline
 from torch import nn
 from tqdm import tqdm
 
-from ..core import atomic, child_seed, sha256
+from ..core import atomic, autocast, child_seed, sha256
 from .pipeline import (
     Architecture, build_pipeline, encode_images, encode_prompts, fingerprint, write_sums)
 
@@ -43,7 +43,7 @@ class Pretrain:
     caption_dropout: float = .1 # Share of captions that are emptied, for classifier-free guidance
     min_snr: float = 5.0 # Ceiling of the signal-to-noise ratio in the loss weight; 0 weights all steps alike
     ema: float = .999 # Decay of the weight average that is kept
-    precision: str = "bf16" # `fp32`, or `bf16` for autocast
+    precision: str = "auto" # Of the networks: `fp32`, `bf16`, or `auto`, what the hardware is made for
     checkpoint_every: int = 500 # Updates between checkpoints
 
 # %% ../../nbs/generate/pretraining.ipynb #c007
@@ -150,7 +150,7 @@ def pretrain_vae(
         g = torch.Generator().manual_seed(child_seed(seed, "vae", step))
         x = data[torch.randint(len(data), (config.vae_batch,), generator=g)].permute(0, 3, 1, 2)
         x = dihedral(x, step % 8).contiguous().to(vae.device) / 127.5 - 1
-        with torch.autocast(vae.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(vae.device, config.precision):
             posterior = vae.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=g).to(vae.device)
             output = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -207,7 +207,7 @@ def pretrain_unet(
         a = alphas[t].view(-1, 1, 1, 1)
         noisy, context = a.sqrt() * z + (1 - a).sqrt() * noise, embeds[text_of[i].masked_fill(empty, 0)]
         device = unet.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(device, config.precision):
             out = unet(noisy.to(device), t.to(device), context.to(device)).sample
         gap = (out.float() - noise.to(device)).square().mean((1, 2, 3))
         return (weights[t].to(device) * gap).mean()

@@ -12,6 +12,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch.utils.checkpoint import checkpoint
 
+from ..core import autocast
+
 # %% ../../nbs/generate/sampler.ipynb #c008
 def ddim_step(
     noise_pred: torch.Tensor, # Predicted noise `[n, 4, h, w]`
@@ -45,10 +47,10 @@ def predict_noise(
     latents: torch.Tensor, # `[n, 4, h, w]`
     t: int, # Timestep
     texts: torch.Tensor, # Embeddings of the prompts `[n, length, width]`
-    precision: str = "fp32", # `bf16` runs the UNet under autocast
+    precision: str = "fp32", # Of the UNet, one of `core.PRECISIONS`
 ) -> torch.Tensor: # `[n, 4, h, w]`
     "What the UNet takes for noise"
-    with torch.autocast(latents.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(latents.device, precision):
         found = pipe.unet(latents.to(pipe.unet.dtype), t, texts.to(pipe.unet.dtype)).sample
     return found.to(latents.dtype)
 
@@ -70,7 +72,7 @@ def clean_latents(
     guidance_scale: float = 3.0, # Classifier-free guidance
     keep: int = 1, # Steps to return: the last ones
     checkpointing: bool = False, # Recompute each step on the way back
-    precision: str = "fp32", # `bf16` runs the UNet under autocast
+    precision: str = "fp32", # Of the UNet, one of `core.PRECISIONS`
     legacy_double_step: bool = False, # Read the clean latent off the latent *after* the step
     gradient_steps: int = 0, # Steps that carry a gradient: the last ones; 0 all
 ) -> list[torch.Tensor]: # The predicted clean latents of the last steps, each `[n, 4, h, w]`
