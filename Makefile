@@ -24,7 +24,7 @@ help: ## this list
 	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH"
 	@echo "             TARGET=logex|logex_table1|logex_table2|logex_table3|logex_table3_fifty|logex_figure2|logex_figure3|logex_figure4|"
 	@echo "             logex_oracle|logex_quality|logex_ablation|logex_cost, or several separated by commas"
-	@echo "             SEEDS=0,1,2  ROWS=ce,logex  CORES=n  TORCH=auto|cpu|cuda"
+	@echo "             SEEDS=0,1,2  ROWS=ce,logex or ROWS=all  CORES=n  TORCH=auto|cpu|cuda"
 
 setup: $(READY) ## virtual environment with pinned packages
 

@@ -78,22 +78,23 @@ def methods() -> dict[str, Method]: # Name to method, in the order of the file
 # %% ../nbs/study.ipynb #c012
 def rows(
     study: Study, # Says which rows
-    pool: bool = True, # Whether there are pool images; without them a row that needs some is left out, unless named
+    pool: bool = True, # Whether there are pool images; without them a row that needs some is left out
 ) -> dict[str, Method]: # Name to method
     "The rows of Table 2 in this study"
     known = methods()
     for name in study.rows: known[name]
-    if study.rows: return {k: m for k, m in known.items() if k in study.rows}
-    return {k: m for k, m in known.items() if m.row and (pool or "pool" not in m.extra)}
+    chosen = {k: m for k, m in known.items() if (k in study.rows if study.rows else m.row)}
+    return {k: m for k, m in chosen.items() if pool or "pool" not in m.extra}
 
 
 def load_study(
     profile: str, # Name of the profile
     dataset: str, # Short name of the dataset
-    only: str = "", # Comma-separated rows that replace the profile's; empty leaves them
+    only: str = "", # Comma-separated rows that replace the profile's, or 'all'; empty leaves them
 ) -> Study: # Resolved
     "The study of a profile, with other rows if any are named"
-    chosen = dict(rows=tuple(r.strip() for r in only.split(","))) if only else {}
+    named = () if only == "all" else tuple(r.strip() for r in only.split(","))
+    chosen = dict(rows=named) if only else {}
     found = load_config(Study, profile, dataset, **chosen)
     rows(found) # for its error
     return found

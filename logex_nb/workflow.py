@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from .core import configure, load_config, profiles, read_profile, repo_root
 from .data.datasets import short_name
-from .study import SECTIONS, Study, generators, has_pool, load_study, lora_settings, methods, section_class, stage_folder
+from .study import SECTIONS, Study, generators, has_pool, load_study, lora_settings, methods, rows, section_class, stage_folder
 
 # %% ../nbs/workflow.ipynb #c006
 def check_profile(
@@ -55,11 +55,13 @@ def snakemake_command(
     seeds: str, # Comma-separated
     cores: int, # Processor cores
     plan: bool = False, # Only say what would run
-    only: str = "", # Comma-separated rows of Table 2; empty takes the profile's
+    only: str = "", # Comma-separated rows of Table 2, or 'all'; empty takes the profile's
 ) -> list[str]: # For `subprocess`
     "How Snakemake is called, after a check of everything that can be checked now"
     check_profile(profile)
-    load_study(profile, short_name(dataset), only), has_pool(profile, dataset) # reads both, so that what is wrong with them is said now
+    study, pool = load_study(profile, short_name(dataset), only), has_pool(profile, dataset) # what is wrong with them is said now
+    if lacking := [row for row in study.rows if only and row not in rows(study, pool)]:
+        raise ValueError(f"rows {lacking} need a pool, and {dataset} has none: leave them out, or set images aside with split=pool in metadata.csv")
     wanted = [t.strip() for t in target.split(",")]
     for t in wanted:
         if t not in TARGETS: raise ValueError(f"no target {t!r}: choose from {list(TARGETS)}")
@@ -101,7 +103,7 @@ def logex_reproduce(
     seeds: str = "0", # Comma-separated seeds
     cores: int = 0, # Processor cores; 0 takes all
     plan: bool = False, # Only say what would run
-    rows: str = "", # Comma-separated rows of Table 2; empty takes the profile's
+    rows: str = "", # Comma-separated rows of Table 2, or all; empty takes the profile's
 ):
     "Make a table or figure and everything that it needs"
     try:
