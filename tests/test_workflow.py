@@ -111,5 +111,8 @@ def test_plain_folder_has_no_ceiling(tmp_path):
         for i in range(n): Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / name / f"{i}.png")
     assert not has_pool("mini", f"folder:{tmp_path}")
     assert "ceiling" not in rows(Study(), pool=False) and "ceiling" in rows(Study())
+    for only in ("", "all", "ce"): snakemake_command("mini", f"folder:{tmp_path}", "logex_table2", "0", 1, only=only)
+    with pytest.raises(ValueError, match=r"rows \['ceiling'\] need a pool"):
+        snakemake_command("mini", f"folder:{tmp_path}", "logex_table2", "0", 1, only="ce,ceiling")
     (tmp_path / "metadata.csv").write_text("file_name,label,split\ncommon/0.png,common,train\nrare/0.png,rare,pool\n")
     assert has_pool("mini", f"folder:{tmp_path}")
