@@ -60,7 +60,8 @@ def snakemake_command(
     "How Snakemake is called, after a check of everything that can be checked now"
     check_profile(profile)
     study, pool = load_study(profile, short_name(dataset), only), has_pool(profile, dataset) # what is wrong with them is said now
-    if lacking := [row for row in study.rows if only and row not in rows(study, pool)]:
+    made = rows(study, pool)
+    if only and (lacking := [row for row in study.rows if row not in made]):
         raise ValueError(f"rows {lacking} need a pool, and {dataset} has none: leave them out, or set images aside with split=pool in metadata.csv")
     wanted = [t.strip() for t in target.split(",")]
     for t in wanted:
