@@ -34,7 +34,7 @@ $(READY): constraints.txt settings.ini setup.py install.sh
 
 demo: $(READY) ## LoGex on the phantom in about a quarter of an hour: table and figures
 	@logex_reproduce --profile mini --dataset phantom --target logex_table2,logex_figure2,logex_figure4 --seeds 0 --cores $(CORES) \
-		--rows ce,oversampling,only_lora,logex,ceiling
+		--rows ce,only_lora,logex
 
 test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest
 	@sh .ci/checks
