@@ -161,10 +161,10 @@ def sampling(wildcards):
 
 
 # One core each: generators side by side draw 1.2 times as much as one on two cores, a classifier fits beside one,
-# and the pictures do not depend on how many cores there are
+# and the pictures do not depend on how many cores there are. Idle cores help, at the lowest priority
 rule generate:
     input: f"{LOGEX}/generate.ipynb", record("data"), record("base"), guide,
-           modules(*(f"generate/{m}" for m in ("pipeline", "sampler", "batching", "guidance", "baselines", "manifest")))
+           modules(*(f"generate/{m}" for m in ("pipeline", "sampler", "batching", "guidance", "baselines", "helpers", "manifest")))
     output: record("synthetic", "{generator}", "{generation}")
     wildcard_constraints: generator="|".join(k for k, g in GENERATORS.items() if g.sampler != "dreamood")
     params: sampling

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['T', 'PRECISIONS', 'repo_root', 'profiles', 'read_profile', 'configure', 'load_config', 'child_seed',
-           'seed_everything', 'computes_bf16', 'autocast', 'atomic', 'write_json', 'sha256', 'environment',
+           'seed_everything', 'computes_bf16', 'autocast', 'settled', 'atomic', 'write_json', 'sha256', 'environment',
            'peak_memory', 'Run', 'read_record']
 
 # %% ../nbs/core.ipynb #c002
@@ -122,6 +122,14 @@ def autocast(
     if precision not in PRECISIONS: raise ValueError(f"precision is {precision!r}: choose from {list(PRECISIONS)}")
     half = precision == "bf16" or precision == "auto" and computes_bf16(device)
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
+
+
+def settled(
+    config: T, # A dataclass with a `precision`
+    device: torch.device | str, # Where the networks are
+) -> T: # The same, never with `auto`
+    "The precision that `config` means on this hardware: begun on one kind, a run does not go on in another precision on the next"
+    return dataclasses.replace(config, precision="bf16" if computes_bf16(device) else "fp32") if config.precision == "auto" else config
 
 
 # %% ../nbs/core.ipynb #c020

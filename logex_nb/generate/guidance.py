@@ -198,7 +198,8 @@ def turn(
     watch: Callable[[Iterate], None] | None = None, # As for `guide`
 ) -> list[int]: # Slots whose image goes on
     "Evaluate all slots once, and update those whose image is not done"
-    began, leaves, grads = time.perf_counter(), slots.leaves(), {}
+    clock = time.process_time if pipe.unet.device.type == "cpu" else time.perf_counter # waiting for a core is no work
+    began, leaves, grads = clock(), slots.leaves(), {}
     hungry = [i for i, row in rows.items() if len(row.confidence) < config.guidance_steps]
     keep = config.loss_steps if config.guidance_steps else 1
     with torch.set_grad_enabled(config.guidance_steps > 0):
@@ -225,7 +226,7 @@ def turn(
                           leaves["latents"][i].norm().item(), norms))
         row.see(found[i], pictures[i].copy())
     if going: slots.update(grads)
-    for row in rows.values(): row.seconds += (time.perf_counter() - began) / len(rows)
+    for row in rows.values(): row.seconds += (clock() - began) / len(rows)
     return going
 
 # %% ../../nbs/generate/guidance.ipynb #c040

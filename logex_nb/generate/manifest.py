@@ -28,6 +28,7 @@ from ..core import atomic, sha256, write_json
 from ..data.datasets import resized
 from .batching import Sampling
 from .guidance import Guided, guide, make_starts
+from .helpers import shared
 from .pipeline import fingerprint
 
 # %% ../../nbs/generate/manifest.ipynb #c008
@@ -140,6 +141,7 @@ def generate_folder(
     progress: bool = True, # Show a progress bar
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
     make: Callable[..., Iterator[Guided]] = guide, # `guide`, or a rival such as `onestep`
+    helpers: int = 0, # Further processes, of the lowest priority (`generate.helpers`)
 ) -> pd.DataFrame: # The manifest
     "Guided images of all classes, and their unguided twins, resumable at any image"
     folder, starts = Path(folder), make_starts(prompts, class_ids, config)
@@ -151,7 +153,7 @@ def generate_folder(
     config, done = replace(config, batch=min(config.batch, len(starts))), kept_lines(folder)
     write_lines(folder / "manifest.csv", list(done.values()))
     todo = [s for s in starts if (s.name, s.index) not in done]
-    bar = tqdm(make(pipe, classifier, todo, config), "guided images", total=len(starts),
+    bar = tqdm(shared(make, pipe, classifier, todo, config, helpers), "guided images", total=len(starts),
                initial=len(starts) - len(todo), unit="image", disable=not progress)
     means, began = np.zeros(2), time.time()
     for n, found in enumerate(bar, 1):
