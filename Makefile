@@ -32,7 +32,7 @@ $(READY): constraints.txt settings.ini setup.py install.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh install.sh $(VENV)
 	@touch $@
 
-demo: $(READY) ## LoGex on the phantom in less than a quarter of an hour: table and figures
+demo: $(READY) ## LoGex on the phantom in less than a quarter of an hour: Table 2 and Figure 4
 	@logex_reproduce --profile mini --dataset phantom --target logex_table2,logex_figure4 --seeds 0 --cores $(CORES) \
 		--rows ce,only_lora,logex
 

@@ -128,7 +128,7 @@ def settled(
     config: T, # A dataclass with a `precision`
     device: torch.device | str, # Where the networks are
 ) -> T: # The same, never with `auto`
-    "The precision that `config` means on this hardware: begun on one kind, a run does not go on in another precision on the next"
+    "`auto` replaced by what this hardware does: a run that is resumed on another kind begins afresh instead of mixing two"
     return dataclasses.replace(config, precision="bf16" if computes_bf16(device) else "fp32") if config.precision == "auto" else config
 
 

@@ -107,14 +107,16 @@ def logex_reproduce(
     rows: str = "", # Comma-separated rows of Table 2, or all; empty takes the profile's
 ):
     "Make a table or figure and everything that it needs"
+    began, cores = time.time(), cores or os.cpu_count()
     try:
-        command = snakemake_command(profile, dataset, target, seeds, cores or os.cpu_count(), plan, rows)
+        command = snakemake_command(profile, dataset, target, seeds, cores, plan, rows)
         runs, results = stage_folder(profile, dataset), repo_root() / load_config(Study, profile, short_name(dataset)).results / profile / short_name(dataset)
         if not plan: runs.mkdir(parents=True, exist_ok=True), results.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as e: sys.exit(f"error: {e}")
-    began = time.time()
+    limit = dict(LOKY_MAX_CPU_COUNT=str(cores)) # for stages with several processes
     try:
-        with nullcontext() if plan else FileLock(runs / "lock", timeout=0): code = subprocess.run(command, cwd=repo_root()).returncode
+        with nullcontext() if plan else FileLock(runs / "lock", timeout=0):
+            code = subprocess.run(command, cwd=repo_root(), env=os.environ | limit).returncode
     except Timeout: sys.exit(f"error: another run is at work in {runs}: wait for its end or stop it")
     if code: sys.exit("\n" + failures([runs, results], began))
-    if not plan: print(f"\n{recorded(results, target)}\nEvery stage as a notebook, with its pictures: {runs}/**/notebook.ipynb")
+    if not plan: print(f"\n{recorded(results, target)}\nEvery stage as a notebook, with its pictures: {runs}/**/notebook.ipynb, {results}/**/notebook.ipynb")

@@ -47,6 +47,35 @@ def test_a_run_that_is_given_up_ends_its_helper():
     assert gone(helper)
 
 
+class Later:
+    "Nothing here at first, so that helpers make all images; what is missing afterwards is made here"
+    def __init__(self): self.here, self.calls = os.getpid(), 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        for made in [] if os.getpid() == self.here and self.calls == 1 else guide(*args):
+            made.seconds = os.getpid()
+            time.sleep(.05)
+            yield made
+
+
+def test_images_of_a_helper_that_is_killed_are_made_here():
+    config = replace(CONFIG, per_class=20)
+    starts = make_starts(PROMPTS, IDS, config)
+    made = [first := next(run := shared(Later(), make(), Colour(), starts, config, 1))]
+    psutil.Process(first.seconds).kill()
+    made += run
+    assert {m.seconds for m in made} == {first.seconds, os.getpid()}
+    assert sorted(map(str, starts)) == sorted(str(m.start) for m in made)
+
+
+def test_without_helpers_nothing_is_pickled():
+    class Unpicklable(Colour):
+        def __reduce__(self): raise TypeError("not to be pickled")
+    starts = make_starts(PROMPTS, IDS, CONFIG)
+    assert len(list(shared(guide, make(), Unpicklable(), starts, CONFIG, 0))) == len(starts)
+
+
 def test_a_helper_ends_when_its_run_is_killed():
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import test_generate_helpers as t\n"
             "for made in t.images(): print(made.seconds, flush=True)")

@@ -6,7 +6,6 @@
 __all__ = ['OneStep', 'entropy', 'push', 'sample_pushed', 'onestep']
 
 # %% ../../nbs/generate/baselines.ipynb #c003
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +17,7 @@ from diffusers import StableDiffusionPipeline
 from torch import nn
 
 from ..core import autocast
-from .batching import Sampling, Start, frozen
+from .batching import Sampling, Start, computing_seconds, frozen
 from .guidance import Guided, confidence, resize
 from .pipeline import decode_latents, encode_prompts
 from .sampler import ddim_plan, ddim_step, predict_noise
@@ -104,7 +103,7 @@ def onestep(
     "FG-entropy as a sampler, from the start latents that the other methods use"
     todo, device = iter(starts), pipe.unet.device
     while part := list(islice(todo, config.batch)):
-        began = time.perf_counter()
+        began = computing_seconds(device)
         latents = torch.stack([s.latents(pipe) for s in part]).to(device)
         texts = encode_prompts(pipe, [s.prompt for s in part]).to(device)
         targets, pictures, found = torch.tensor([s.target for s in part], device=device), [], []
@@ -118,6 +117,6 @@ def onestep(
                 pictures.append((images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
         if not np.isfinite(found).all():
             raise RuntimeError("the classifier's output is NaN or inf: has training diverged?")
-        seconds = (time.perf_counter() - began) / len(part)
+        seconds = (computing_seconds(device) - began) / len(part)
         for start, *p, before, after in zip(part, *found, *pictures):
             yield Guided(start, p, before, after, 1, False, seconds)

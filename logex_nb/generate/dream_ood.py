@@ -6,7 +6,6 @@
 __all__ = ['encode_replaced', 'draw', 'chosen', 'dream']
 
 # %% ../../nbs/generate/dream_ood.ipynb #c003
-import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ..classify.backbones import ImageClassifier
 from ..core import autocast, child_seed
-from .batching import Start
+from .batching import Start, computing_seconds
 from .guidance import Guided, confidence
 from .outliers import DreamOod, noun_position
 from .pipeline import decode_latents, encode_prompts
@@ -82,7 +81,7 @@ def dream(
     if unknown := sorted({s.name for s in starts} - set(found)):
         raise ValueError(f"no outliers of {unknown}: known are {sorted(found)}")
     for part in (starts[i:i + config.batch] for i in range(0, len(starts), config.batch)):
-        began, full = time.perf_counter(), part + part[-1:] * (config.batch - len(part))
+        began, full = computing_seconds(pipe.unet.device), part + part[-1:] * (config.batch - len(part))
         texts, rows = [s.prompt for s in full], [Guided(s) for s in part]
         wanted = torch.stack([chosen(found, s, config.seed) for s in full])
         targets = torch.tensor([s.target for s in full], device=encoder.head.weight.device)
@@ -94,5 +93,5 @@ def dream(
                 row.see(value, image.copy())
                 row.image, row.iterate = image.copy(), len(row.confidence) - 1 # the last one, however confident
         for row in rows:
-            row.seconds = (time.perf_counter() - began) / len(part)
+            row.seconds = (computing_seconds(pipe.unet.device) - began) / len(part)
             yield row

@@ -8,7 +8,6 @@ __all__ = ['OBJECTIVES', 'SETTINGS', 'Objective', 'confidence', 'Guidance', 'res
 
 # %% ../../nbs/generate/guidance.ipynb #c003
 import math
-import time
 from dataclasses import dataclass, field
 from typing import Callable, Iterable, Iterator, NamedTuple
 
@@ -19,7 +18,7 @@ from diffusers import StableDiffusionPipeline
 from torch import nn
 
 from ..core import autocast, child_seed
-from .batching import Sampling, Slots, Start, frozen
+from .batching import Sampling, Slots, Start, computing_seconds, frozen
 from .pipeline import decode_latents
 from .sampler import clean_latents, recompute
 
@@ -164,7 +163,7 @@ class Guided:
     image: np.ndarray | None = None # Best picture, uint8 `[h, w, 3]`
     iterate: int = 0 # Which one that is
     stopped: bool = False # The stop rule ended it before the last update
-    seconds: float = 0. # Its share of the computing time
+    seconds: float = 0. # Its share of the computing time, see `computing_seconds`
 
     def see(
         self,
@@ -198,8 +197,7 @@ def turn(
     watch: Callable[[Iterate], None] | None = None, # As for `guide`
 ) -> list[int]: # Slots whose image goes on
     "Evaluate all slots once, and update those whose image is not done"
-    clock = time.process_time if pipe.unet.device.type == "cpu" else time.perf_counter # waiting for a core is no work
-    began, leaves, grads = clock(), slots.leaves(), {}
+    began, leaves, grads = computing_seconds(pipe.unet.device), slots.leaves(), {}
     hungry = [i for i, row in rows.items() if len(row.confidence) < config.guidance_steps]
     keep = config.loss_steps if config.guidance_steps else 1
     with torch.set_grad_enabled(config.guidance_steps > 0):
@@ -226,7 +224,7 @@ def turn(
                           leaves["latents"][i].norm().item(), norms))
         row.see(found[i], pictures[i].copy())
     if going: slots.update(grads)
-    for row in rows.values(): row.seconds += (clock() - began) / len(rows)
+    for row in rows.values(): row.seconds += (computing_seconds(pipe.unet.device) - began) / len(rows)
     return going
 
 # %% ../../nbs/generate/guidance.ipynb #c040

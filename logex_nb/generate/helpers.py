@@ -7,8 +7,10 @@ __all__ = ['spare_cores', 'shared']
 
 # %% ../../nbs/generate/helpers.ipynb #c003
 import os
+import time
 from collections.abc import Callable, Iterator
-from queue import Empty
+from queue import Empty, Queue
+from threading import Thread
 
 import cloudpickle
 import torch
@@ -23,30 +25,34 @@ from .guidance import Guided
 # %% ../../nbs/generate/helpers.ipynb #c006
 def spare_cores(
     device: torch.device | str, # Where the networks are
-    images: int, # To be made
-    batch: int, # At a time
-) -> int: # Of this machine, for helpers; at most three, as each holds a batch in memory
-    "Cores that this process leaves alone; a helper starts in ten seconds, which pays from four batches on"
+) -> int: # Three at most, as each helper holds networks and a batch in memory
+    "How many helpers there are cores for, beside this process; none where a GPU draws"
     if torch.device(device).type != "cpu": return 0
-    return max(0, min(3, cpu_count() // torch.get_num_threads() - 1, images // (4 * batch)))
+    return max(0, min(3, cpu_count() // torch.get_num_threads() - 1))
 
 # %% ../../nbs/generate/helpers.ipynb #c009
-def _help(work: bytes, todo, found, threads: int, parent: int) -> None:
+def _help(todo, pipe_end, threads: int) -> None:
     "What a helper does: makes images of `todo` until there are none left, or nobody is there to take them"
     if hasattr(os, "nice"): os.nice(19)
     torch.set_num_threads(threads)
-    make, pipe, classifier, config = cloudpickle.loads(work)
+    try:
+        make, pipe, classifier, config = cloudpickle.loads(pipe_end.recv_bytes())
+        for image in make(pipe, classifier, iter(todo.get, None), config): pipe_end.send(image)
+    except (EOFError, BrokenPipeError): os._exit(1) # without the process that asked, nothing is worth an orderly end
 
-    def starts():
-        while os.getppid() == parent and (start := todo.get()): yield start
 
-    for image in make(pipe, classifier, starts(), config):
-        if os.getppid() != parent: return found.cancel_join_thread()
-        found.put(image)
+def _listen(process, pipe_end, far_end, work: bytes, found: Queue) -> None:
+    "Starts a helper, gives it its `work`, and collects what it makes, for as long as it lives"
+    try:
+        process.start()
+        far_end.close() # so that its end is ours
+        pipe_end.send_bytes(work)
+        while True: found.put(pipe_end.recv())
+    except (EOFError, OSError): pass
 
 
 def shared(
-    make: Callable[..., Iterator[Guided]], # `guide`, or a rival of the same form
+    make: Callable[..., Iterator[Guided]], # `guide`; helpers are for samplers whose number of slots is constant
     pipe: StableDiffusionPipeline, # The generator, LoRA fused
     classifier: nn.Module, # Maps `[n, 3, h, w]` in `[0, 1]` to logits, with gradient
     starts: list[Start], # Images to make
@@ -54,25 +60,34 @@ def shared(
     helpers: int, # Further processes; with 0 all are made in this one
 ) -> Iterator[Guided]: # In the order in which they are done
     "Images made by this process and by helpers of the lowest priority; the same ones, whoever makes them"
-    lacking, context = dict.fromkeys(starts), get_context("loky") # which does not run the caller's script again
-    todo, found = context.Queue(), context.Queue()
-    job = cloudpickle.dumps((make, pipe, classifier, config)), todo, found, torch.get_num_threads(), os.getpid()
-    processes = [context.Process(target=_help, args=job, daemon=True) for _ in range(helpers)]
+    if not helpers:
+        yield from make(pipe, classifier, starts, config)
+        return
+    lacking, found, work = dict.fromkeys(starts), Queue(), cloudpickle.dumps((make, pipe, classifier, config))
+    context = get_context("loky") # does not run the caller's script again
+    todo, processes, listeners = context.Queue(), [], []
+    for start in [*starts, *[None] * (helpers + 1)]: todo.put(start)
+    for _ in range(helpers):
+        here, there = context.Pipe()
+        processes.append(context.Process(target=_help, args=(todo, there, torch.get_num_threads()), daemon=True))
+        listeners.append(Thread(target=_listen, args=(processes[-1], here, there, work, found), daemon=True))
 
     def images():
+        began = time.monotonic()
         for image in make(pipe, classifier, iter(todo.get, None), config):
             yield image
             while not found.empty(): yield found.get()
-        while lacking and (any(p.is_alive() for p in processes) or not found.empty()):
+        end = time.monotonic() + max(60, time.monotonic() - began) # wait as long again as this process took
+        while lacking and time.monotonic() < end and (any(t.is_alive() for t in listeners) or not found.empty()):
             try: yield found.get(timeout=1)
             except Empty: pass
 
     try:
-        for process in processes: process.start()
-        for start in [*starts, *[None] * (helpers + 1)]: todo.put(start)
+        for listener in listeners: listener.start()
         for image in images():
             del lacking[image.start]
             yield image
     finally:
-        for process in processes: process.terminate()
-    if lacking: yield from make(pipe, classifier, list(lacking), config) # of helpers that died
+        for process in processes:
+            if process.is_alive(): process.terminate()
+    if lacking: yield from make(pipe, classifier, list(lacking), config)

@@ -14,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def read_lines(
     return list(csv.DictReader(io.StringIO(whole)))
 
 # %% ../../nbs/generate/manifest.ipynb #c013
-FREE = ("batch", "checkpointing", "per_class") # What does not change an image
+FREE = ("batch", "checkpointing", "per_class") # What changes no image, or in 32 bits its last bits
 
 
 def check_settings(
@@ -141,7 +142,7 @@ def generate_folder(
     progress: bool = True, # Show a progress bar
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
     make: Callable[..., Iterator[Guided]] = guide, # `guide`, or a rival such as `onestep`
-    helpers: int = 0, # Further processes, of the lowest priority (`generate.helpers`)
+    helpers: int = 0, # Further processes at most, of the lowest priority; each starts in ten seconds and gets four batches or more
 ) -> pd.DataFrame: # The manifest
     "Guided images of all classes, and their unguided twins, resumable at any image"
     folder, starts = Path(folder), make_starts(prompts, class_ids, config)
@@ -153,15 +154,15 @@ def generate_folder(
     config, done = replace(config, batch=min(config.batch, len(starts))), kept_lines(folder)
     write_lines(folder / "manifest.csv", list(done.values()))
     todo = [s for s in starts if (s.name, s.index) not in done]
-    bar = tqdm(shared(make, pipe, classifier, todo, config, helpers), "guided images", total=len(starts),
-               initial=len(starts) - len(todo), unit="image", disable=not progress)
     means, began = np.zeros(2), time.time()
-    for n, found in enumerate(bar, 1):
-        append_line(folder / "manifest.csv", row := save_pair(folder, found, config.method))
-        means += row["confidence_before"], row["confidence_after"]
-        rate = 60 * n / (time.time() - began)
-        before, after = means / n
-        bar.set_postfix_str(f"confidence {before:.2f} -> {after:.2f}, {rate:.1f} images/min")
+    with closing(shared(make, pipe, classifier, todo, config, min(helpers, len(todo) // (4 * config.batch)))) as images:
+        bar = tqdm(images, "guided images", total=len(starts), initial=len(starts) - len(todo), unit="image", disable=not progress)
+        for n, found in enumerate(bar, 1):
+            append_line(folder / "manifest.csv", row := save_pair(folder, found, config.method))
+            means += row["confidence_before"], row["confidence_after"]
+            rate = 60 * n / (time.time() - began)
+            before, after = means / n
+            bar.set_postfix_str(f"confidence {before:.2f} -> {after:.2f}, {rate:.1f} images/min")
     order = {name: i for i, name in enumerate(prompts)}
     rows = read_lines(folder / "manifest.csv")
     rows.sort(key=lambda row: (order[row["class"]], int(row["index"])))
