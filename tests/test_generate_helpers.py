@@ -29,7 +29,7 @@ def elsewhere(here, *args):
 
 
 def images():
-    return shared(partial(elsewhere, os.getpid()), make(), Colour(), make_starts(PROMPTS, IDS, LONG), LONG, 1)
+    return shared(partial(elsewhere, os.getpid()), make(), Colour(), make_starts(PROMPTS, IDS, LONG), LONG, 1, patience=600)
 
 
 def gone(process: psutil.Process, patience: float = 60) -> bool:
@@ -62,7 +62,7 @@ class Later:
 def test_images_of_a_helper_that_is_killed_are_made_here():
     config = replace(CONFIG, per_class=20)
     starts = make_starts(PROMPTS, IDS, config)
-    made = [first := next(run := shared(Later(), make(), Colour(), starts, config, 1))]
+    made = [first := next(run := shared(Later(), make(), Colour(), starts, config, 1, patience=600))]
     psutil.Process(first.seconds).kill()
     made += run
     assert {m.seconds for m in made} == {first.seconds, os.getpid()}
@@ -88,7 +88,7 @@ def test_a_helper_ends_when_its_run_is_killed():
 
 def test_files_do_not_depend_on_helpers(tmp_path):
     config = replace(CONFIG, per_class=8)
-    makers = guide, partial(elsewhere, os.getpid())
+    makers = guide, Later()
     tables = [generate_folder(make(), Colour(), PROMPTS, IDS, config, tmp_path / str(n), progress=False, make=m, helpers=n)
               for n, m in enumerate(makers)]
     assert tables[0].drop(columns="seconds").equals(tables[1].drop(columns="seconds"))

@@ -58,6 +58,7 @@ def shared(
     starts: list[Start], # Images to make
     config: Sampling, # How
     helpers: int, # Further processes; with 0 all are made in this one
+    patience: float = 60., # Seconds for which a helper is waited for at least, when nothing else is left to do
 ) -> Iterator[Guided]: # In the order in which they are done
     "Images made by this process and by helpers of the lowest priority; the same ones, whoever makes them"
     if not helpers:
@@ -77,7 +78,7 @@ def shared(
         for image in make(pipe, classifier, iter(todo.get, None), config):
             yield image
             while not found.empty(): yield found.get()
-        end = time.monotonic() + max(60, time.monotonic() - began) # wait as long again as this process took
+        end = time.monotonic() + max(patience, time.monotonic() - began) # as long again as this process took
         while lacking and time.monotonic() < end and (any(t.is_alive() for t in listeners) or not found.empty()):
             try: yield found.get(timeout=1)
             except Empty: pass
