@@ -24,7 +24,7 @@ from .batches import augment, fetch, hold, shuffled
 from .checkpoints import fingerprint
 from .outputs import predict
 from .training import Training, new_classifier, run_epochs
-from ..core import atomic, autocast, child_seed, write_json
+from ..core import atomic, autocast, child_seed, settled, write_json
 from ..detect.metrics import balanced_accuracy, tail_report
 from ..detect.scores import head_and_tail
 
@@ -231,7 +231,7 @@ def train_detector(
 ) -> EnergyDetector: # After its best epoch, in eval mode
     "Train a detector, going on where the same run was interrupted"
     labels, val_labels, folder = np.asarray(labels, np.int64), np.asarray(val_labels, np.int64), Path(folder)
-    check_recipe(recipe)
+    check_recipe(recipe := settled(recipe, device))
     head, tail = head_and_tail(list(tail), 1 + max([*tail, *labels.tolist(), *val_labels.tolist()]))
     _check_images(images, labels, outside, val_labels, head)
     net, _ = new_classifier(recipe, len(head), seed, device)

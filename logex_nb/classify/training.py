@@ -24,7 +24,7 @@ from .checkpoints import fingerprint, load_checkpoint, save_checkpoint
 from .losses import Loss, make_loss, make_weights
 from .outputs import predict
 from .rebalancing import adjust_head, balanced_batches, forget_head, mixup, normalise_head
-from ..core import PRECISIONS, autocast, child_seed, write_json
+from ..core import PRECISIONS, autocast, child_seed, settled, write_json
 from ..detect.metrics import tail_report
 from ..detect.scores import head_and_tail
 
@@ -259,6 +259,7 @@ def train(
     "Train a classifier, going on where the same run was interrupted"
     labels, val_labels = np.asarray(labels, np.int64), np.asarray(val_labels, np.int64)
     check_data(images, labels, val_images, val_labels, classes, tail)
+    config = settled(config, device)
     data, folder, counts = (images, labels, val_images, val_labels), Path(folder), np.bincount(labels)
     key, first = fingerprint(asdict(config), seed, *data, np.asarray(tail)), None
     if config.crt_epochs:

@@ -30,7 +30,7 @@ def spare_cores(
     if torch.device(device).type != "cpu": return 0
     return max(0, min(3, cpu_count() // torch.get_num_threads() - 1))
 
-# %% ../../nbs/generate/helpers.ipynb #c009
+# %% ../../nbs/generate/helpers.ipynb #c020
 def _help(todo, pipe_end, threads: int) -> None:
     "What a helper does: makes images of `todo` until there are none left, or nobody is there to take them"
     if hasattr(os, "nice"): os.nice(19)
@@ -51,6 +51,7 @@ def _listen(process, pipe_end, far_end, work: bytes, found: Queue) -> None:
     except (EOFError, OSError): pass
 
 
+# %% ../../nbs/generate/helpers.ipynb #c022
 def shared(
     make: Callable[..., Iterator[Guided]], # `guide`; helpers are for samplers whose number of slots is constant
     pipe: StableDiffusionPipeline, # The generator, LoRA fused

@@ -26,7 +26,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ..core import PRECISIONS, atomic, autocast, child_seed, sha256
+from ..core import PRECISIONS, atomic, autocast, child_seed, settled, sha256
 from .pipeline import at_side, encode_prompts, image_side
 from .pretraining import snr_weights
 
@@ -274,7 +274,8 @@ def train_lora(
     "Fine-tune on `images` by LoRA (LoGex, step 2); started again in the same folder it goes on"
     if (kind := pipe.scheduler.config.prediction_type) != "epsilon":
         raise ValueError(f"the base predicts {kind!r}: choose one that predicts 'epsilon'")
-    folder, seed = Path(folder), config.seed if seed is None else seed
+    folder, config = Path(folder), settled(config, pipe.unet.device)
+    if seed is None: seed = config.seed
     folder.mkdir(parents=True, exist_ok=True)
     encoded = encode_once(pipe, images, prompts, config)
     (folder / WEIGHTS).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ..core import atomic, sha256, write_json
+from ..core import atomic, settled, sha256, write_json
 from ..data.datasets import resized
 from .batching import Sampling
 from .guidance import Guided, guide, make_starts
@@ -145,7 +145,8 @@ def generate_folder(
     helpers: int = 0, # Further processes at most, of the lowest priority; each starts in ten seconds and gets four batches or more
 ) -> pd.DataFrame: # The manifest
     "Guided images of all classes, and their unguided twins, resumable at any image"
-    folder, starts = Path(folder), make_starts(prompts, class_ids, config)
+    folder, config = Path(folder), settled(config, pipe.unet.device)
+    starts = make_starts(prompts, class_ids, config)
     if len({folder_name(name) for name in prompts}) < len(prompts):
         raise ValueError(f"two of the classes {sorted(prompts)} would share a folder: rename one")
     weights = fingerprint(pipe.unet, pipe.vae, pipe.text_encoder, classifier)

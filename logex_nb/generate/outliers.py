@@ -28,7 +28,7 @@ from ..classify.energy import check_recipe
 from ..classify.losses import cross_entropy
 from ..classify.outputs import predict
 from ..classify.training import Training, new_classifier, run_epochs, train_epoch
-from ..core import atomic, child_seed
+from ..core import atomic, child_seed, settled
 from .batching import Sampling
 from .pipeline import fingerprint
 
@@ -144,7 +144,7 @@ def train_encoder(
 ) -> ImageClassifier: # In eval mode; its head is an `AnchorHead`
     "Train the encoder, going on where the same run was interrupted"
     labels, folder = np.asarray(labels, np.int64), Path(folder)
-    check_recipe(recipe)
+    check_recipe(recipe := settled(recipe, device))
     if len(hold(images, "cpu")) != len(labels) or set(labels.tolist()) != set(range(len(words))):
         raise ValueError(f"{len(images)} images, {len(labels)} labels of {sorted(set(labels.tolist()))}: "
                          f"expected one each, and every one of the {len(words)} anchored classes")

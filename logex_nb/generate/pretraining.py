@@ -23,7 +23,7 @@ from diffusers import ModelMixin, StableDiffusionPipeline
 from torch import nn
 from tqdm import tqdm
 
-from ..core import atomic, autocast, child_seed, sha256
+from ..core import atomic, autocast, child_seed, settled, sha256
 from .pipeline import (
     Architecture, build_pipeline, encode_images, encode_prompts, fingerprint, write_sums)
 
@@ -233,7 +233,7 @@ def pretrain(
     if images.shape[1:3] != (architecture.image_size,) * 2:
         raise ValueError(f"images are {images.shape[1]}x{images.shape[2]} px, the architecture is for "
                          f"{architecture.image_size} px: set image_size in [architecture] or size in [split]")
-    folder = Path(folder)
+    folder, config = Path(folder), settled(config, device)
     pipe = build_pipeline(captions, architecture, seed).to(device)
     for name, history in (("vae", pretrain_vae(pipe, images, config, folder, seed)),
                           ("unet", pretrain_unet(pipe, images, captions, config, folder, seed))):
