@@ -53,7 +53,7 @@ def read_images(
 ) -> np.ndarray: # RGB uint8 `[n, size, size, 3]`, in the order of `images`
     "Images read in order, many of them by several processes"
     out = np.empty((len(images), size, size, 3), np.uint8)
-    with parallel_config("loky", n_jobs=min(cpu_count(), 1 + len(images) // 100), inner_max_num_threads=1):
+    with parallel_config("loky", n_jobs=min(cpu_count(), 1 + len(images) // 100), inner_max_num_threads=1, idle_worker_timeout=5):
         done = Parallel(return_as="generator")(delayed(read_one)(image, size) for image in images)
     bar = tqdm(done, total=len(images), desc="images", disable=len(images) <= 500)
     for i, pixels in enumerate(bar): out[i] = pixels
