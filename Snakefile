@@ -4,7 +4,7 @@ from glob import glob
 from shlex import quote
 
 from logex_nb.core import load_config, sha256
-from logex_nb.data.datasets import short_name
+from logex_nb.data.datasets import files_of, short_name
 from logex_nb.study import (
     generation_folder, generators, has_pool, load_study, lora_settings, methods, points, rows, sampler_settings, section_class,
     training_config, variants)
@@ -94,7 +94,7 @@ for target in [*TARGETS, "table3_fifty"]:
 rule data:
     input: f"{LOGEX}/split.ipynb", modules("data/*")
     output: record("data")
-    params: digest(settings("source"), settings("split"))
+    params: digest(settings("source"), settings("split"), files_of(SOURCE))
     threads: 2
     shell: "logex_run {input[0]} $(dirname {output}) {COMMON}"
 

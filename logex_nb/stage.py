@@ -9,6 +9,7 @@ __all__ = ['KEEP_MEMORY', 'PAPERMILL', 'typed_parameters', 'execute', 'logex_run
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -64,7 +65,8 @@ def execute(
         if not (folder / "record.json").exists(): raise RuntimeError("the kernel ended without a record")
     except Exception as e:
         reason = f"{e.ename}: {e.evalue}" if hasattr(e, "evalue") else f"{type(e).__name__}: {e}"
-        (folder / "error.txt").write_text(f"{notebook.name}: {reason} (see {running})\n")
+        with suppress(OSError): # a full disk is told below, too
+            (folder / "error.txt").write_text(f"{notebook.name}: {reason} (see {running})\n")
         raise RuntimeError(f"{notebook.name}: {reason}") from None
     running.replace(folder / "notebook.ipynb")
 

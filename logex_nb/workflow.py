@@ -118,5 +118,6 @@ def logex_reproduce(
         with nullcontext() if plan else FileLock(runs / "lock", timeout=0):
             code = subprocess.run(command, cwd=repo_root(), env=os.environ | limit).returncode
     except Timeout: sys.exit(f"error: another run is at work in {runs}: wait for its end or stop it")
+    except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + failures([runs, results], began))
     if not plan: print(f"\n{recorded(results, target)}\nEvery stage as a notebook, with its pictures: {runs}/**/notebook.ipynb, {results}/**/notebook.ipynb")

@@ -49,8 +49,8 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
 
-def test_a_stage_that_fails_has_the_last_word(tmp_path):
-    data = tmp_path / f"broken_{tmp_path.parent.name.replace('-', '_')}"
+def tiny(data: Path) -> Path:
+    "A folder with a common and a rare class; where its runs are"
     lines = ["file_name,label,part"]
     for name, part, n in (("common", "head", 40), ("rare", "tail", 15)):
         (data / name).mkdir(parents=True)
@@ -58,38 +58,67 @@ def test_a_stage_that_fails_has_the_last_word(tmp_path):
             Image.new("RGB", (8, 8), (5 * i, 0, n)).save(data / name / f"{i}.png")
             lines.append(f"{name}/{i}.png,{name},{part}")
     (data / "metadata.csv").write_text("\n".join(lines))
+    return ROOT / "runs" / "smoke" / data.name
+
+
+def long_tail(data: Path, *more: str) -> subprocess.CompletedProcess:
+    "The figure that needs nothing but a split"
+    return subprocess.run([BIN / "logex_reproduce", "--dataset", f"folder:{data}", "--target", "logex_figure4", *more],
+                          cwd=ROOT, capture_output=True, text=True)
+
+
+def forget(data: Path) -> None:
+    for place in (ROOT / "runs", ROOT / "runs" / "results"): shutil.rmtree(place / "smoke" / data.name, ignore_errors=True)
+
+
+def test_a_stage_that_fails_has_the_last_word(tmp_path):
+    data = tmp_path / f"broken_{tmp_path.parent.name.replace('-', '_')}"
+    runs = tiny(data)
     (data / "rare" / "2.png").write_bytes((data / "rare" / "2.png").read_bytes()[:40])
-    runs = ROOT / "runs" / "smoke" / data.name
     (runs / "base").mkdir(parents=True)
     (runs / "base" / "error.txt").write_text("base.ipynb: of an earlier run")
     os.utime(runs / "base" / "error.txt", (1, 1))
     try:
-        done = subprocess.run([BIN / "logex_reproduce", "--dataset", f"folder:{data}", "--target", "logex_figure4"],
-                              cwd=ROOT, capture_output=True, text=True)
+        done = long_tail(data)
         last = done.stderr.strip().splitlines()[-1]
         assert done.returncode and last.startswith("error: split.ipynb: ") and "2.png" in last, last
         assert "earlier run" not in done.stderr
         assert not (runs / "data" / "record.json").exists()
-    finally:
-        shutil.rmtree(runs)
-        shutil.rmtree(ROOT / "runs" / "results" / "smoke" / data.name, ignore_errors=True)
+    finally: forget(data)
+
+
+def test_other_images_begin_again_with_the_split(tmp_path):
+    data = tmp_path / f"changing_{tmp_path.parent.name.replace('-', '_')}"
+    tiny(data)
+    said = lambda: (done := long_tail(data, "--plan")).stdout + done.stderr
+    try:
+        assert not long_tail(data).returncode
+        assert "Nothing to be done" in said()
+        Image.new("RGB", (8, 8), "white").save(data / "rare" / "2.png")
+        assert re.search(r"^data +1$", said(), re.M)
+    finally: forget(data)
+
+
+def test_a_lock_that_cannot_be_taken(tmp_path):
+    data = tmp_path / f"locked_{tmp_path.parent.name.replace('-', '_')}"
+    (tiny(data) / "lock").mkdir(parents=True)
+    try:
+        done = long_tail(data)
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode and last.startswith("error: ") and last.endswith("lock'"), done.stderr
+        assert "Traceback" not in done.stderr
+    finally: forget(data)
 
 
 def test_two_runs_in_one_place(tmp_path):
     data = tmp_path / f"twice_{tmp_path.parent.name.replace('-', '_')}"
-    for name in ("common", "rare"):
-        (data / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(data / name / "0.png")
-    runs = ROOT / "runs" / "smoke" / data.name
+    runs = tiny(data)
     runs.mkdir(parents=True)
     try:
-        with FileLock(runs / "lock"):
-            done = subprocess.run([BIN / "logex_reproduce", "--dataset", f"folder:{data}"], cwd=ROOT, capture_output=True, text=True)
+        with FileLock(runs / "lock"): done = long_tail(data)
         last = done.stderr.strip().splitlines()[-1]
         assert done.returncode and last == f"error: another run is at work in {runs}: wait for its end or stop it"
-    finally:
-        shutil.rmtree(runs)
-        shutil.rmtree(ROOT / "runs" / "results" / "smoke" / data.name, ignore_errors=True)
+    finally: forget(data)
 
 
 @pytest.mark.parametrize("target", ["logex_table2,logex_figure2,logex_figure4", "logex"])

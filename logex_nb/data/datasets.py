@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'Dataset', 'resized', 'read_images', 'tidy', 'class_folders', 'read_metadata', 'open_folder', 'open_npz',
-           'Source', 'open_phantom', 'short_name', 'open_dataset']
+           'Source', 'open_phantom', 'short_name', 'open_dataset', 'files_of']
 
 # %% ../../nbs/data/datasets.ipynb #c002
 import re
@@ -257,3 +257,14 @@ def open_dataset(
     if kind == "phantom": return open_phantom(phantom or Source())
     found = (open_folder if kind == "folder" else open_npz)(_locate(place))
     return replace(found, name=short)
+
+# %% ../../nbs/data/datasets.ipynb #237c2065
+def files_of(
+    name: str, # "phantom", "folder:PATH" or "npz:PATH"
+) -> list[tuple[str, int, int]]: # Path, size in bytes and time of change in ns of each; none of the phantom
+    "What a dataset consists of now, without reading it"
+    kind, _, place = name.partition(":")
+    if kind == "phantom": return []
+    top = _locate(place)
+    found = [top] if top.is_file() else sorted(p for p in top.rglob("*") if p.is_file())
+    return [(p.relative_to(top).as_posix(), (now := p.stat()).st_size, now.st_mtime_ns) for p in found]
