@@ -27,7 +27,7 @@ from sphinx.cmd.build import build_main
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES, SITE = ROOT / "_docsrc", ROOT / "_docs"
-ROOMS = "tutorials core data classify detect generate report study stage workflow experiments".split()
+ROOMS = "tutorials core data detect classify generate report study stage workflow experiments".split()
 MATHJAX = "https://registry.npmjs.org/mathjax/-/mathjax-3.2.2.tgz"
 MATHJAX_SHA256 = "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09"
 SHOWN = r'^#\| (code-summary: "Exported source"|recorded: true)$' # Cells whose definitions show

@@ -26,7 +26,7 @@ class Sampling:
     guidance_scale: float = 3.0 # Classifier-free guidance
     shared_latents: bool = False # The same start latents for every class
     per_class: int = 100 # Images per class
-    batch: int = 8 # Images at a time; changes the speed, and of the images at most the last bits
+    batch: int = 8 # Images at a time; changes the speed, and of the images what rounding does
     precision: str = "fp32" # Of the networks: `fp32`, `bf16`, or `auto`, what the hardware is made for
     seed: int = 0 # Seeds the start latents
 

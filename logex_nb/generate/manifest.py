@@ -88,7 +88,7 @@ def read_lines(
     return list(csv.DictReader(io.StringIO(whole)))
 
 # %% ../../nbs/generate/manifest.ipynb #c013
-FREE = ("batch", "checkpointing", "per_class") # What changes no image, or in 32 bits its last bits
+FREE = ("batch", "checkpointing", "per_class") # What changes no image but by rounding
 
 
 def check_settings(
@@ -142,7 +142,7 @@ def generate_folder(
     progress: bool = True, # Show a progress bar
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
     make: Callable[..., Iterator[Guided]] = guide, # `guide`, or a rival such as `onestep`
-    helpers: int = 0, # Further processes at most, of the lowest priority; each starts in ten seconds and gets four batches or more
+    helpers: int = 0, # Further processes at most, of the lowest priority; each starts in ten seconds, so there is one for every four batches at most
 ) -> pd.DataFrame: # The manifest
     "Guided images of all classes, and their unguided twins, resumable at any image"
     folder, config = Path(folder), settled(config, pipe.unet.device)
