@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import TINY
 
+from logex_nb import core
 from logex_nb.classify import training
 from logex_nb.classify.backbones import SIZES, build_backbone, load_classifier
 from logex_nb.classify.outputs import predict
@@ -86,6 +87,18 @@ def test_other_settings_begin_afresh(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="other settings, data or seed"): net = run(tmp_path / "a")
     assert same(net, run(tmp_path / "b"))
     assert not same(net, run(tmp_path / "c", seed=1))
+
+
+def test_another_processor_begins_afresh(tmp_path, monkeypatch):
+    "Where `auto` means another precision than before"
+    auto = replace(CONFIG, precision="auto")
+    monkeypatch.setattr(core, "computes_bf16", lambda device: True)
+    with monkeypatch.context() as m:
+        m.setattr(training, "save_classifier", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError): run(tmp_path / "a", auto)
+    monkeypatch.setattr(core, "computes_bf16", lambda device: False)
+    with pytest.warns(UserWarning, match="other settings, data or seed"): net = run(tmp_path / "a", auto)
+    assert same(net, run(tmp_path / "b", replace(CONFIG, precision="fp32")))
 
 
 def test_nan_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):

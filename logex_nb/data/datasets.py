@@ -258,7 +258,7 @@ def open_dataset(
     found = (open_folder if kind == "folder" else open_npz)(_locate(place))
     return replace(found, name=short)
 
-# %% ../../nbs/data/datasets.ipynb #237c2065
+# %% ../../nbs/data/datasets.ipynb #c054
 def files_of(
     name: str, # "phantom", "folder:PATH" or "npz:PATH"
 ) -> list[tuple[str, int, int]]: # Path, size in bytes and time of change in ns of each; none of the phantom
@@ -267,4 +267,6 @@ def files_of(
     if kind == "phantom": return []
     top = _locate(place)
     found = [top] if top.is_file() else sorted(p for p in top.rglob("*") if p.is_file())
-    return [(p.relative_to(top).as_posix(), (now := p.stat()).st_size, now.st_mtime_ns) for p in found]
+    paths = [(p, p.relative_to(top)) for p in found]
+    return [(path.as_posix(), (now := p.stat()).st_size, now.st_mtime_ns)
+            for p, path in paths if not any(part.startswith(".") for part in path.parts)]
