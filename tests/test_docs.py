@@ -28,6 +28,13 @@ def test_title_and_subtitle(path):
     assert re.fullmatch(r"# \S.*\n\n> \S[^\n\\]*", first.source.strip())
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_no_link_around_a_link(path):
+    "nbdev links the names of the package itself; a link around one shows as brackets"
+    prose = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
+    assert not re.findall(r"\[`[\w.]+`\]\([^)]*\)", prose)
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
 def test_cleaning_keeps_the_tag_that_papermill_needs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # where nbdev finds its settings
