@@ -4,8 +4,8 @@ from glob import glob
 from shlex import quote
 
 from logex_nb.core import load_config, sha256
-from logex_nb.data.datasets import files_of, short_name
-from logex_nb.study import (
+from logex_nb.data.sources import files_of, short_name
+from logex_nb.run.study import (
     generation_folder, generators, has_pool, load_study, lora_settings, methods, points, rows, sampler_settings, section_class,
     training_config, variants)
 
@@ -19,7 +19,7 @@ METHODS, GENERATORS = methods(), generators()
 POOL = has_pool(PROFILE, SOURCE)
 RUNS = f"runs/{PROFILE}/{DATASET}"
 RESULTS = f"{STUDY.results}/{PROFILE}/{DATASET}"
-LOGEX = "nbs/experiments/logex"
+LOGEX = "nbs/papers/logex"
 COMMON = f"profile={PROFILE} {quote('dataset=' + SOURCE)}"
 
 
@@ -92,7 +92,7 @@ for target in [*TARGETS, "table3_fifty"]:
 
 
 rule data:
-    input: f"{LOGEX}/split.ipynb", modules("data/*")
+    input: f"{LOGEX}/data.ipynb", modules("data/*", "phantom/*")
     output: record("data")
     params: digest(settings("source"), settings("split"), files_of(SOURCE))
     threads: 2
@@ -163,7 +163,7 @@ def sampling(wildcards):
 # One core each: generators side by side draw 1.2 times as much as one on two cores, a classifier fits beside one,
 # and the pictures do not depend on how many cores there are. Idle cores help, at the lowest priority
 rule generate:
-    input: f"{LOGEX}/generate.ipynb", record("data"), record("base"), guide,
+    input: f"{LOGEX}/images.ipynb", record("data"), record("base"), guide,
            modules(*(f"generate/{m}" for m in ("pipeline", "sampler", "batching", "guidance", "baselines", "helpers", "manifest")))
     output: record("synthetic", "{generator}", "{generation}")
     wildcard_constraints: generator="|".join(k for k, g in GENERATORS.items() if g.sampler != "dreamood")
@@ -239,7 +239,7 @@ rule oracle:
 rule quality:
     input: f"{LOGEX}/quality.ipynb", record("data"), record("base"), [record("synthetic", g, generation(SEEDS[0])) for g in DRAWN],
            [record("classifier", m, "seed0") for m in ("oracle", "ce", "only_lora", "logex")],
-           modules("generate/quality", "report/*")
+           modules("judge/quality", "report/*")
     output: f"{RESULTS}/logex_quality/record.json", touch(made("quality"))
     params: generation=generation(SEEDS[0]), generators=",".join(DRAWN)
     shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} generation={params.generation} generators={params.generators}"
@@ -280,6 +280,6 @@ rule scores_of:
 
 
 rule figure4:
-    input: f"{LOGEX}/figure4.ipynb", record("data"), modules("data/splits", "report/figures")
+    input: f"{LOGEX}/figure4.ipynb", record("data"), modules("data/protocols", "report/figures")
     output: f"{RESULTS}/logex_figure4/record.json", touch(made("figure4"))
     shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON}"

@@ -35,8 +35,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from logex_nb.classify.backbones import build_backbone, load_classifier
 from logex_nb.classify.training import Training, train
 from logex_nb.core import environment, load_config, repo_root, write_json
-from logex_nb.data.phantom import tile
-from logex_nb.data.splits import load_tiles
+from logex_nb.phantom.histology import tile
+from logex_nb.data.protocols import load_tiles
 from logex_nb.generate.batching import frozen
 from logex_nb.generate.guidance import Guidance, evaluate, guide, make_starts, resize
 from logex_nb.generate.lora import load_lora

@@ -29,7 +29,7 @@ from logex_nb.core import environment, load_config, repo_root, write_json
 from logex_nb.generate.guidance import guide, make_starts
 from logex_nb.generate.lora import WEIGHTS, Lora, train_lora
 from logex_nb.generate.pipeline import load_pipeline
-from logex_nb.stage import KEEP_MEMORY
+from logex_nb.run.stage import KEEP_MEMORY
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 256, (640, 64, 64, 3), dtype=np.uint8), RNG.integers(0, 16, 640)

@@ -27,13 +27,13 @@ from sphinx.cmd.build import build_main
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES, SITE = ROOT / "_docsrc", ROOT / "_docs"
-ROOMS = "tutorials core data detect classify generate report study stage workflow experiments".split()
+ROOMS = "tutorials core phantom data detect classify generate judge report run papers".split()
 MATHJAX = "https://registry.npmjs.org/mathjax/-/mathjax-3.2.2.tgz"
 MATHJAX_SHA256 = "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09"
 SHOWN = r'^#\| (code-summary: "Exported source"|recorded: true)$' # Cells whose definitions show
 RECORDED = "<!-- read from results/ -->" # In the README, around what is
 
-Pages = dict[str, NotebookNode] # By name, such as 'data/phantom'
+Pages = dict[str, NotebookNode] # By name, such as 'data/sources'
 
 
 # From notebooks to pages
@@ -165,10 +165,10 @@ def contents(
 
 
 def _reading_order(name: str) -> tuple:
-    "Rooms as listed; modules after those they import; experiments as the Snakefile names them"
+    "Rooms as listed; modules after those they import; papers as the Snakefile names them"
     room, stem = name.split("/")[0], name.split("/")[-1]
     rank = ROOMS.index(room) if room in ROOMS else len(ROOMS)
-    stages = (ROOT / "Snakefile").read_text() if room == "experiments" else f"/{stem}.ipynb"
+    stages = (ROOT / "Snakefile").read_text() if room == "papers" else f"/{stem}.ipynb"
     step = stages.find(f"/{stem}.ipynb")
     return rank, step < 0, step, _depth(name), name
 

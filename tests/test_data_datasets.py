@@ -5,7 +5,7 @@ import sys
 FORKED = """
 from multiprocessing import get_context
 import numpy as np
-from logex_nb.data.datasets import read_images
+from logex_nb.data.sources import read_images
 
 def read_many():
     read_images(lambda name, size: np.full((size, size, 3), int(name) % 256), [str(i) for i in range(300)], 4)

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from logex_nb.core import configure
-from logex_nb.data.datasets import Source, open_dataset, short_name
-from logex_nb.data.splits import Split, make_split
+from logex_nb.data.sources import Source, open_dataset, short_name
+from logex_nb.data.protocols import Split, make_split
 from logex_nb.data.tiles import load_tiles, pack
 
 SMALL = Split(head=1, shots=2, val_head=2, val_tail=2, test=2, size=8)

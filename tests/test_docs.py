@@ -12,12 +12,12 @@ from nbdev.clean import nbdev_clean
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p.parent.name[0] != ".")
-EXPERIMENTS = [p for p in NOTEBOOKS if "experiments" in p.parts]
+PAPERS = [p for p in NOTEBOOKS if "papers" in p.parts]
 MODULES = sorted(p for p in (ROOT / "logex_nb").rglob("*.py") if p.name[0] != "_")
 BELOW = dict(  # What a room may import, beside itself
-    core="", data="core", detect="core data", classify="core data detect",
-    generate="core data classify detect", report="core data classify detect generate",
-    study="core data", stage="", workflow="core data report study")
+    core="", phantom="core", data="core phantom", detect="core", classify="core detect data",
+    generate="core data detect classify", judge="core data detect classify generate", report="core data detect",
+    run="core data report")
 name = lambda path: path.relative_to(ROOT).as_posix()
 
 
@@ -35,7 +35,7 @@ def test_no_link_around_a_link(path):
     assert not re.findall(r"\[`[\w.]+`\]\([^)]*\)", prose)
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+@pytest.mark.parametrize("path", PAPERS, ids=name)
 def test_cleaning_keeps_the_tag_that_papermill_needs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # where nbdev finds its settings
     copy = shutil.copy(path, tmp_path)

@@ -4,7 +4,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from logex_nb.generate.quality import (
+from logex_nb.judge.quality import (
     Sample, artefact_auc, kid, memorisation, mirrored, mosaic, nearest_in_class, precision_recall, rate_sample,
     texture_statistics, vendi)
 

@@ -10,8 +10,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from logex_nb.study import Study, has_pool, rows
-from logex_nb.workflow import snakemake_command
+from logex_nb.run.study import Study, has_pool, rows
+from logex_nb.run.workflow import snakemake_command
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
 SLIPS = {
@@ -34,7 +34,7 @@ def test_a_slip_is_told_in_one_line(slip):
 
 
 def test_a_mistyped_parameter_is_refused(tmp_path):
-    notebook = Path(__file__).parent.parent / "nbs" / "experiments" / "logex" / "classifier.ipynb"
+    notebook = Path(__file__).parent.parent / "nbs" / "papers" / "logex" / "classifier.ipynb"
     done = subprocess.run([BIN / "logex_run", notebook, tmp_path / "run", "metod=ce"], capture_output=True, text=True)
     assert done.returncode
     assert "classifier.ipynb has no parameter 'metod': choose from" in done.stderr
@@ -42,7 +42,7 @@ def test_a_mistyped_parameter_is_refused(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
-    notebook = Path(__file__).parent.parent / "nbs" / "experiments" / "logex" / "classifier.ipynb"
+    notebook = Path(__file__).parent.parent / "nbs" / "papers" / "logex" / "classifier.ipynb"
     (tmp_path / "run").write_text("a file stands where the folder should be")
     done = subprocess.run([BIN / "logex_run", notebook, tmp_path / "run", "method=ce"], capture_output=True, text=True)
     assert done.returncode
@@ -81,7 +81,7 @@ def test_a_stage_that_fails_has_the_last_word(tmp_path):
     try:
         done = long_tail(data)
         last = done.stderr.strip().splitlines()[-1]
-        assert done.returncode and last.startswith("error: split.ipynb: ") and "2.png" in last, last
+        assert done.returncode and last.startswith("error: data.ipynb: ") and "2.png" in last, last
         assert "earlier run" not in done.stderr
         assert not (runs / "data" / "record.json").exists()
     finally: forget(data)

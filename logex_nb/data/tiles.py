@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ..core import atomic, sha256
-from .datasets import Dataset
+from .sources import Dataset
 
 # %% ../../nbs/data/tiles.ipynb #c007
 @dataclass

@@ -26,7 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core import atomic, settled, sha256, write_json
-from ..data.datasets import resized
+from ..data.sources import resized
 from .batching import Sampling
 from .guidance import Guided, guide, make_starts
 from .helpers import shared

@@ -31,7 +31,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..core import sha256
-from ..data.datasets import resized
+from ..data.sources import resized
 
 diffusers_logging.set_verbosity_error()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..data.splits import Tiles
+from ..data.protocols import Tiles
 from .manifest import read_synthetic
 
 # %% ../../nbs/generate/training_images.ipynb #c005
