@@ -138,7 +138,7 @@ def memorisation(
     unseen_labels: np.ndarray, # Class ids `[u]`
     quantile: float = .05, # Share of unseen images that count as suspiciously near
     views: int = 1, # Rows per real image: 4 after `mirrored`, the nearest of which counts
-) -> pd.DataFrame: # Per class: class, n, to_train, to_unseen (of as many images), real_to_train, reference, copied, closer
+) -> pd.DataFrame: # A row per class: class, n, distances (medians, in features), copied, closer
     "Are synthetic images nearer to the training images than unseen real images are?"
     near, _ = nearest_in_class(fake, fake_labels, train, train_labels)
     usual, _ = nearest_in_class(unseen, unseen_labels, train, train_labels)
@@ -156,8 +156,8 @@ def memorisation(
         others = cdist(fake[own], unseen[theirs]).reshape(-1, views, u).min(1)
         nearer = (others < near[own, None]).sum(1)
         rows.append({"class": c, "n": int(own.sum()), "to_train": np.median(near[own]),
-                     "to_unseen": np.median(others[:, :m].min(1)), "real_to_train": np.median(known), "reference": reference,
-                     "copied": float((near[own] < reference).mean()),
+                     "to_unseen": np.median(others[:, :m].min(1)), "real_to_train": np.median(known),
+                     "reference": reference, "copied": float((near[own] < reference).mean()),
                      "closer": float(hypergeom.pmf(0, u, nearer, m).mean())})
     return pd.DataFrame(rows)
 
