@@ -134,7 +134,7 @@ GUIDES = {g.guide for g in GENERATORS.values()}
 rule classifier:
     wildcard_constraints: method="|".join(k for k, m in METHODS.items() if m.detector == "classifier" and k not in GUIDES)
     input: f"{LOGEX}/classifier.ipynb", images_for,
-           modules("classify/*", "detect/metrics", "detect/scores", "generate/manifest", "generate/training_images")
+           modules("classify/*", "detect/tail", "generate/manifest", "generate/training_images")
     output: record("classifier", "{method}", "seed{seed}")
     params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), STUDY.decoded)
     threads: 1
@@ -189,7 +189,7 @@ rule outliers:
 
 rule energy:
     input: f"{LOGEX}/energy.ipynb", images_for,
-           modules("classify/*", "detect/metrics", "detect/scores", "generate/manifest", "generate/training_images")
+           modules("classify/*", "detect/tail", "generate/manifest", "generate/training_images")
     output: record("classifier", "{method}", "seed{seed}")
     wildcard_constraints: method="|".join(k for k, m in METHODS.items() if m.detector == "energy")
     params: lambda w: digest(METHODS[w.method], training_config(PROFILE, DATASET, w.method), settings("energy"), STUDY.decoded)
@@ -218,7 +218,7 @@ rule figure2:
 rule figure3:
     input: f"{LOGEX}/figure3.ipynb",
            [record("classifier", m, f"seed{s}") for m in points(STUDY, settings("guidance").per_class).values() for s in SEEDS],
-           modules("detect/metrics", "report/*")
+           modules("detect/metrics", "detect/tail", "report/*")
     output: f"{RESULTS}/logex_figure3/record.json", touch(made("figure3"))
     params: seeds=",".join(map(str, SEEDS))
     shell: "logex_run {input[0]} $(dirname {output[0]}) {COMMON} seeds={params.seeds}"

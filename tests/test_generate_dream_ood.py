@@ -14,7 +14,7 @@ from logex_nb.classify.energy import Energy, load_detector, paired_batches, trai
 from logex_nb.classify.outputs import load_outputs, predict, save_outputs
 from logex_nb.classify.training import Training
 from logex_nb.core import sha256
-from logex_nb.detect.scores import p_tail
+from logex_nb.detect.tail import p_tail
 from logex_nb.generate import dream_ood
 from logex_nb.generate.dream_ood import dream, encode_replaced
 from logex_nb.generate.guidance import make_starts

@@ -20,13 +20,12 @@ from tqdm import tqdm
 
 from .backbones import ImageClassifier, build_backbone, load_classifier, save_classifier
 from .batches import augment, fetch, hold, shuffled
-from .checkpoints import fingerprint, load_checkpoint, save_checkpoint
+from .checkpoints import load_checkpoint, run_key, save_checkpoint
 from .losses import Loss, make_loss, make_weights
 from .outputs import predict
 from .rebalancing import adjust_head, balanced_batches, forget_head, mixup, normalise_head
 from ..core import PRECISIONS, autocast, child_seed, settled, write_json
-from ..detect.metrics import tail_report
-from ..detect.scores import head_and_tail
+from ..detect.tail import part_ids, tail_summary
 
 # %% ../../nbs/classify/training.ipynb #c006
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def validate(
 ) -> dict[str, float]: # `value`, the larger the better, and what is worth plotting, in percent
     "The value of an epoch on validation images"
     logits, _ = predict(net, images)
-    report = tail_report(logits, labels, list(tail))
+    report = tail_summary(logits, labels, list(tail))
     share = len(tail) / logits.shape[1]
     values = dict(paper=report["bacc_head"] - report["fpr95_id"],
                   balanced=(1 - share) * report["bacc_head"] + share * report["bacc_tail"])
@@ -156,7 +155,7 @@ def check_data(
     tail: Sequence[int], # Ids of the tail classes
 ) -> None:
     "Every class can be learned, and both parts can be validated"
-    head, tail = head_and_tail(list(tail), len(classes))
+    head, tail = part_ids(list(tail), len(classes))
     for name, x, y in (("training", images, labels), ("validation", val_images, val_labels)):
         if len(hold(x, "cpu")) != len(y):
             raise ValueError(f"{len(x)} {name} images with {len(y)} labels: expected one each")
@@ -261,7 +260,7 @@ def train(
     check_data(images, labels, val_images, val_labels, classes, tail)
     config = settled(config, device)
     data, folder, counts = (images, labels, val_images, val_labels), Path(folder), np.bincount(labels)
-    key, first = fingerprint(asdict(config), seed, *data, np.asarray(tail)), None
+    key, first = run_key(asdict(config), seed, *data, np.asarray(tail)), None
     if config.crt_epochs:
         begin, first = replace(config, crt_epochs=0, posthoc="none"), folder / f"first-{key[:12]}"
         if not (first / "weights.safetensors").exists(): train(*data, classes, tail, begin, seed, first, device)

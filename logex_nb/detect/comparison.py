@@ -15,8 +15,8 @@ import pandas as pd
 from scipy.special import log_softmax, logsumexp
 
 from . import distances, scores
-from .metrics import auroc, check_scores, fpr_at_tpr
-from .scores import check_logits, head_and_tail
+from .metrics import fpr_at_tpr
+from .tail import auroc, check_logits, check_scores, p_tail, part_ids, passes_as_head
 
 # %% ../../nbs/detect/comparison.ipynb #c008
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Score:
 
 
 _ALL = [
-    Score(scores.p_tail, "P(tail)", "Roy et al.", 2022),
+    Score(p_tail, "P(tail)", "Roy et al.", 2022),
     Score(scores.msp, "MSP", "Hendrycks & Gimpel", 2017),
     Score(scores.msp_head, "MSP, head", "Mueller & Hein", 2024),
     Score(scores.msp_tail, "MSP, tail", "Mueller & Hein", 2024),
@@ -96,7 +96,7 @@ def score_all(
     options = options or {}
     if unknown := sorted(set(options) - set(SCORES)):
         raise ValueError(f"no score {unknown[0]!r}: choose from {list(SCORES)}")
-    _, tail = head_and_tail(tail, _check_outputs(outputs, "test"))
+    _, tail = part_ids(tail, _check_outputs(outputs, "test"))
     known = {k: outputs[k] for k in ("logits", "features") if k in outputs} | dict(tail=tail)
     if train is not None:
         _check_outputs(train, "train")
@@ -147,7 +147,5 @@ def accepted_as_head(
 ) -> pd.Series: # Share of images kept, by class id, head and tail
     "Which classes pass for head at the threshold of `fpr95_id`"
     labels = np.asarray(labels)
-    score, _ = check_scores(score, is_tail := np.isin(labels, list(tail)))
-    if not 0 < tpr < 1: raise ValueError(f"tpr is {tpr}: expected between 0 and 1, like 0.95")
-    kept = pd.Series(score <= np.quantile(score[~is_tail], tpr))
+    kept = pd.Series(passes_as_head(score, np.isin(labels, list(tail)), tpr))
     return kept.groupby(labels).mean().rename_axis("label").rename("accepted")

@@ -16,7 +16,8 @@ from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 from sklearn.neighbors import NearestNeighbors
 
-from .scores import check_logits, energy, head_and_tail
+from .scores import energy
+from .tail import check_logits, part_ids
 
 # %% ../../nbs/detect/distances.ipynb #c009
 def check_features(
@@ -84,7 +85,7 @@ def _distance(features: np.ndarray, train_features: np.ndarray, train_labels: np
         raise ValueError(f"covariance is {covariance!r}: choose 'group' or 'pooled'")
     pair = check_features(features, train_features, None, train_labels)
     classes = 1 + max(int(k) for k in [*np.unique(train_labels), *tail])
-    head, tail = head_and_tail(tail, classes)
+    head, tail = part_ids(tail, classes)
     means, residuals = class_residuals(pair[1], train_labels, head if part == "head" else tail)
     if covariance == "pooled":
         residuals = class_residuals(pair[1], train_labels, range(classes))[1]
