@@ -228,6 +228,7 @@ def train_detector(
     seed: int, # Decides weights, order and augmentation
     folder: Path | str, # Gets the files of `save_detector` and history.csv
     device: torch.device | str = "cpu", # Where to train
+    progress: bool = True, # Show a bar
 ) -> EnergyDetector: # After its best epoch, in eval mode
     "Train a detector, going on where the same run was interrupted"
     labels, val_labels, folder = np.asarray(labels, np.int64), np.asarray(val_labels, np.int64), Path(folder)
@@ -249,7 +250,7 @@ def train_detector(
         report = detector_report(predict(detector, val_images)[0], val_labels, tail)
         return dict(value=report["bacc_head"] - report["fpr95_id"]) | {k: report[k] for k in ("bacc_head", "fpr95_id", "auroc")}
 
-    run_epochs(detector, optimizer, one_pass, look, recipe, seed, folder, key)
+    run_epochs(detector, optimizer, one_pass, look, recipe, seed, folder, key, progress)
     save_detector(detector, folder)
     (folder / "checkpoint.pt").unlink()
     return detector.eval()

@@ -220,11 +220,12 @@ def run_epochs(
     seed: int, # Decides order and augmentation
     folder: Path, # Gets history.csv and checkpoint.pt
     key: str, # Of this run: a checkpoint of another is not continued
+    progress: bool = True, # Show a bar
 ) -> None:
     "All epochs that are left, each validated and kept; `net` ends as its best epoch left it"
     folder.mkdir(parents=True, exist_ok=True)
     history, best = load_checkpoint(folder, key, net, optimizer)
-    bar = tqdm(range(len(history), config.epochs), unit="epoch")
+    bar = tqdm(range(len(history), config.epochs), unit="epoch", disable=not progress)
     for epoch in bar:
         begin, lr = time.time(), learning_rate(epoch, config)
         optimizer.param_groups[0]["lr"] = lr
@@ -255,6 +256,7 @@ def train(
     seed: int, # Decides weights, order and augmentation
     folder: Path | str, # Gets weights.safetensors, classifier.json, history.csv
     device: torch.device | str = "cpu", # Where to train
+    progress: bool = True, # Show a bar
 ) -> ImageClassifier: # After its best epoch, in eval mode
     "Train a classifier, going on where the same run was interrupted"
     labels, val_labels = np.asarray(labels, np.int64), np.asarray(val_labels, np.int64)
@@ -264,14 +266,14 @@ def train(
     key, first = fingerprint(asdict(config), seed, *data, np.asarray(tail)), None
     if config.crt_epochs:
         begin, first = replace(config, crt_epochs=0, posthoc="none"), folder / f"first-{key[:12]}"
-        if not (first / "weights.safetensors").exists(): train(*data, classes, tail, begin, seed, first, device)
+        if not (first / "weights.safetensors").exists(): train(*data, classes, tail, begin, seed, first, device, progress)
         config = replace(config, epochs=config.crt_epochs, sampling="balanced")
     net, optimizer = new_classifier(config, len(classes), seed, device, first)
     held, targets = hold(images, device), torch.tensor(labels, device=device)
     one_pass = lambda epoch, generator: train_epoch(net, optimizer, epoch_loss(epoch, counts, config, tail), held, targets,
                                                     config, generator)
     look = lambda: validate(net, val_images, val_labels, tail, config.select)
-    run_epochs(net, optimizer, one_pass, look, config, seed, folder, key)
+    run_epochs(net, optimizer, one_pass, look, config, seed, folder, key, progress)
     tau = edit_head(net, counts, val_images, val_labels, tail, config)
     if config.posthoc != "none": write_json(folder / "posthoc.json", dict(kind=config.posthoc, tau=tau))
     save_classifier(net, folder, classes)
