@@ -32,7 +32,8 @@ from ..data.sources import resized
 # %% ../../nbs/generate/pipeline.ipynb #0be6e67a
 class _Harmless(logging.Filter):
     "Drops the messages that are known and mean nothing here"
-    known = "requires torchvision (not installed)", "No LoRA keys associated to CLIPTextModel"
+    known = ("requires torchvision (not installed)", "No LoRA keys associated to CLIPTextModel",
+             "should be kept in float32: []")
 
     def filter(self, record): return not any(text in record.getMessage() for text in self.known)
 
