@@ -18,6 +18,8 @@ import papermill
 from fastcore.script import Param, call_parse
 from traitlets.config import Config
 
+from .terminal import BarReporter, report_stage
+
 # %% ../../nbs/run/stage.ipynb #c005
 def typed_parameters(
     notebook: Path, # With a cell tagged `parameters`
@@ -36,7 +38,7 @@ def typed_parameters(
 # %% ../../nbs/run/stage.ipynb #c007
 KEEP_MEMORY = ":".join(f"glibc.malloc.{name}={value}" for name, value in dict(
     hugetlb=1, mmap_threshold=4 << 30, trim_threshold=8 << 30, top_pad=256 << 20).items())
-PAPERMILL = "Input Notebook", "Output Notebook", "Working directory", "Executing", "Ending Cell" # what it says of itself
+PAPERMILL = "Input Notebook", "Output Notebook", "Working directory", "Executing", "Ending Cell", "<Figure size " # of itself, of pictures
 
 
 def execute(
@@ -52,7 +54,7 @@ def execute(
     for stale in ("error.txt", "record.json"): (folder / stale).unlink(missing_ok=True)
     log, shown = logging.getLogger("papermill"), logging.StreamHandler(sys.stdout)
     shown.addFilter(lambda r: not r.getMessage().startswith(PAPERMILL) and bool(r.getMessage().strip()))
-    log.handlers, log.propagate = [shown], False
+    log.handlers, log.propagate = [shown, BarReporter(folder)], False
     log.setLevel(logging.INFO)
     running = folder / "running.ipynb"
     try:
@@ -78,5 +80,6 @@ def logex_run(
     given: Param("Parameters as NAME=VALUE", str, nargs="*"),
 ):
     "Run one experiment notebook with papermill"
-    try: execute(notebook, folder, **dict(g.split("=", 1) for g in given))
+    try:
+        with report_stage(folder): execute(notebook, folder, **dict(g.split("=", 1) for g in given))
     except (ValueError, RuntimeError, OSError) as e: sys.exit(f"error: {e}")
