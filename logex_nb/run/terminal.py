@@ -89,13 +89,14 @@ class BarReporter(logging.Handler):
 
     def __init__(self, folder: Path | str): # The stage's folder
         super().__init__()
-        self.stage, self.told = _stage_name(folder), 0.
+        self.stage, self.at, self.share = _stage_name(folder), 0., 0. # when and what was told last
 
     def emit(self, record: logging.LogRecord) -> None: # Text that a cell printed
         bars = self.BAR.findall(record.getMessage())
-        if not bars or time.time() < self.told + 1: return
-        self.told, (name, percent) = time.time(), bars[-1]
-        _tell("progress", stage=self.stage, what=name.strip(), share=int(percent) / 100)
+        name, share = (bars[-1][0].strip(), int(bars[-1][1]) / 100) if bars else ("", None)
+        if share is None or time.time() < self.at + 1 and (share < 1 or self.share == 1): return
+        self.at, self.share = time.time(), share
+        _tell("progress", stage=self.stage, what=name, share=share)
 
 # %% ../../nbs/run/terminal.ipynb #t020
 def report_plan(
@@ -136,7 +137,9 @@ class _Stages:
         match event["event"]:
             case "plan": self.planned = event["stages"]
             case "begin": self.running[stage] = dict(at=event["at"])
-            case "progress" if stage in self.running: self.running[stage] |= dict(share=event["share"], what=event["what"])
+            case "progress" if stage in self.running:
+                said = dict(share=event["share"], what=event["what"]) if event["share"] < 1 else {} # a bar that is full says no more
+                self.running[stage] = dict(at=self.running[stage]["at"]) | said
             case "end":
                 begun = self.running.pop(stage, event)
                 self.finished[stage] = event | dict(seconds=event["at"] - begun["at"])
@@ -149,13 +152,12 @@ def line(
     stage: str, # One that ended
 ) -> str: # Without the line's end
     "A finished stage, for the terminal"
-    done, all_ = str(len(self.finished)), str(len(self.planned))
-    count = f"{done:>{len(all_)}}/{all_}" if self.planned else done
-    width = max(map(len, [*self.planned, stage]))
-    known = f"(expected {tqdm.format_interval(self.expected[stage])})" if stage in self.expected else ""
-    column = 16 if self.expected.keys() & {*self.planned, stage} else 0
-    end = self.finished[stage]
-    return f" {count}  {stage:<{width}}  {tqdm.format_interval(end['seconds']):>5}  {known:<{column}}{'  ' * bool(column)}{end['words']}"
+    end, names, clock = self.finished[stage], {*self.planned, stage}, tqdm.format_interval
+    count = f"{len(self.finished):>{len(str(len(self.planned)))}}/{len(self.planned)}" if self.planned else str(len(self.finished))
+    known = {s: f"(expected {clock(self.expected[s])})" for s in names & self.expected.keys()}
+    column = max(map(len, known.values()), default=0)
+    took = f"{clock(end['seconds']):>{max(5, column - 11)}}"
+    return "  ".join([f" {count}", f"{stage:<{max(map(len, names))}}", took, *([f"{known.get(stage, ''):<{column}}"] if known else []), end["words"]])
 
 # %% ../../nbs/run/terminal.ipynb #t029
 @patch
