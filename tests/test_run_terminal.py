@@ -45,10 +45,13 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def piped(toy: str, folder: Path, **more: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", WATCH, toy], cwd=folder, env=environment(**more), capture_output=True, text=True)
+    command = [sys.executable, "-c", WATCH, toy]
+    return subprocess.run(command, cwd=folder, env=environment(**more), capture_output=True, text=True)
 
 
-def on_terminal(toy: str, folder: Path, press: bytes = b"", when: bytes = b"", columns: int = 80, **more: str) -> tuple[str, int]:
+def on_terminal(
+        toy: str, folder: Path, press: bytes = b"", when: bytes = b"", columns: int = 80, **more: str
+) -> tuple[str, int]:
     "What a terminal is sent, and the exit code; `press` is typed once `when` was shown"
     pid, screen = pty.fork()
     if not pid:
@@ -79,7 +82,7 @@ def alive(pid: int) -> bool:
 def test_plain_lines_in_a_pipe(tmp_path, how):
     done = piped(ALL, tmp_path, **how)
     *lines, last = done.stdout.splitlines(keepends=True)
-    assert "".join(lines) == PLAIN and re.fullmatch(r"3 stages in 00:\d\d\n", last)
+    assert "".join(lines) == PLAIN and re.fullmatch(r"all done in 00:\d\d\n", last)
     assert not done.returncode and not done.stderr
     assert (tmp_path / "logs" / "toy.log").read_text() == "paths, threads and reasons\n"
 
@@ -95,22 +98,24 @@ def test_one_line_changes_on_a_terminal(tmp_path):
     toy = PLAN + """
 now = time.time()
 begin("data", now), time.sleep(.5), _tell("progress", stage="data", share=.5, what="images"), time.sleep(.5)
-begin("base", now - 13), time.sleep(.5), end("data", now + 9, "96 images"), end("base", now + 70, "failed: no tail", "failed")
+begin("base", now - 13), time.sleep(.5), end("data", now + 9, "96 images")
+end("base", now + 70, "failed: no tail", "failed")
 """
     shown, code = on_terminal(toy, tmp_path)
     assert re.search(r" 0/3 in 00:0\d  █████       50% data images\r", shown)
-    assert re.search(r" 0/3 in 00:0\d  █████       50% data images  ██▏? +2\d% base\r", shown), shown
+    assert re.search(r" 0/3 in 00:0\d  █████       50% data images  ██▏? +2\d% base\r", shown)
     lines = left_standing(shown)
     assert lines[0] == "log: logs/toy.log" and lines[1].startswith(" 1/3  data ") and lines[1].endswith("  96 images")
     assert lines[2].startswith("\x1b[31m 2/3  base ") and lines[2].endswith("failed: no tail\x1b[0m")
-    assert re.fullmatch(r"1 stages in 00:\d\d", lines[3]) and lines[4:] == [""]
+    assert re.fullmatch(r"all done in 00:\d\d", lines[3]) and lines[4:] == [""]
     assert not code
 
 
 @pytest.mark.parametrize("columns", [30, 50, 80])
 def test_no_line_is_wider_than_the_terminal(tmp_path, columns):
     toy = PLAN + """
-for s in ("data", "base", "lora tail shared"): begin(s, time.time()), _tell("progress", stage=s, share=.5, what="a bar with quite a long name")
+for s in ("data", "base", "lora tail shared"):
+    begin(s, time.time()), _tell("progress", stage=s, share=.5, what="a bar with quite a long name")
 time.sleep(1)
 end("data", time.time(), "failed: " + 9 * "a long reason ", "failed")
 """
@@ -120,7 +125,11 @@ end("data", time.time(), "failed: " + 9 * "a long reason ", "failed")
 
 
 def test_a_stage_that_was_killed_and_one_that_failed(tmp_path):
-    done = piped(PLAN + 'begin("data", 0), begin("base", time.time()), end("data", 3, "failed: no tail", "failed")\nraise SystemExit(3)', tmp_path)
+    toy = """
+begin("data", 0), begin("base", time.time()), end("data", 3, "failed: no tail", "failed")
+raise SystemExit(3)
+"""
+    done = piped(PLAN + toy, tmp_path)
     assert done.returncode == 3
     assert done.stdout.splitlines()[1:] == [
         " 1/3  data                00:03                      failed: no tail",
@@ -149,52 +158,60 @@ def test_a_report_that_cannot_be_written_stops_no_stage(tmp_path):
 
 SLEEPING = PLAN + """
 import os, subprocess, sys
-begin("data", 0), end("data", 3, "96 images"), begin("base", time.time())
 child = subprocess.Popen([sys.executable, "-c", "import signal, time; time.sleep(600)"])
 open("pids", "w").write(f"{os.getpid()} {child.pid}")
+begin("data", 0), end("data", 3, "96 images"), begin("base", time.time())
 time.sleep(600)
 """
+linux = pytest.mark.skipif(not Path("/proc").exists(), reason="asks Linux which processes live")
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="asks Linux which processes live")
-@pytest.mark.parametrize("deaf", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN); "], ids=["child ends", "child is deaf"])
+def pids(folder: Path) -> list[int]:
+    return [int(pid) for pid in (folder / "pids").read_text().split()]
+
+
+@linux
+@pytest.mark.parametrize("deaf", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN); "], ids=["willing", "deaf"])
 def test_ctrl_c_leaves_no_process(tmp_path, deaf):
-    toy = SLEEPING.replace("time; ", f"time; {deaf}")
-    shown, code = on_terminal(toy, tmp_path, press=b"\x03", when=b"in 00:01")
-    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    assert code == 130 and not any(map(alive, pids))
-    assert left_standing(shown)[2:] == ["stopped: 1 of 3 stages are done and kept; the same command goes on from there", ""]
+    shown, code = on_terminal(SLEEPING.replace("time; ", f"time; {deaf}"), tmp_path, press=b"\x03", when=b"in 00:01")
+    assert code == 130 and not any(map(alive, pids(tmp_path)))
+    last = "stopped: 1 of 3 stages are done and kept; the same command goes on from there"
+    assert left_standing(shown)[2:] == [last, ""]
     assert "Traceback" not in shown and "KeyboardInterrupt" in (tmp_path / "logs" / "toy.log").read_text()
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="asks Linux which processes live")
+def running(toy: str, folder: Path) -> subprocess.Popen:
+    "A run in a pipe, once its first stage is done"
+    process = subprocess.Popen([sys.executable, "-c", WATCH, toy], cwd=folder, env=environment(),
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in process.stdout:
+        if " data " in line: return process
+
+
+@linux
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_process(tmp_path, number):
-    process = subprocess.Popen([sys.executable, "-c", WATCH, SLEEPING], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if " data " in line: break
-    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text(): time.sleep(.05)
+    process = running(SLEEPING, tmp_path)
     process.send_signal(number)
     assert process.stdout.read().startswith("stopped: 1 of 3 stages") and process.wait() == 128 + number
-    assert not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    assert not any(map(alive, pids(tmp_path)))
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="asks Linux which processes live")
+@linux
 def test_a_closed_pipe_leaves_no_process(tmp_path):
-    toy = SLEEPING.replace("time.sleep(600)\n", 'time.sleep(1), end("base", 0, "done"), time.sleep(600)\n')
-    process = subprocess.Popen([sys.executable, "-c", WATCH, toy], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    for line in process.stdout:
-        if " data " in line: break
+    later = 'time.sleep(1), end("base", 0, "done"), time.sleep(600)\n'
+    process = running(SLEEPING.replace("time.sleep(600)\n", later), tmp_path)
     process.stdout.close() # as `head` does
     assert process.wait()
-    assert not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    assert not any(map(alive, pids(tmp_path)))
 
 
 def test_a_stage_reports_itself(tmp_path):
     "From a kernel's bar to the event, by the command that Snakemake calls"
     record = "from pathlib import Path\nPath('run/record.json').write_text('{\"metrics\": {\"images\": 7}}');"
     cells = [nbformat.v4.new_code_cell(s) for s in (
-        "n: int = 1", "import time\nfrom tqdm import tqdm\nfor _ in tqdm(range(8), desc='LoRA', mininterval=0): time.sleep(.2)",
+        "n: int = 1", "import time\nfrom tqdm import tqdm",
+        "for _ in tqdm(range(8), desc='LoRA', mininterval=0): time.sleep(.2)",
         "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])\nplt.show()\nprint('a table')", record)]
     cells[0].metadata["tags"] = ["parameters"]
     spec = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))

@@ -56,7 +56,8 @@ def _stage_name(
     return " ".join(parts[top + 3:] or parts[-1:])
 
 # %% ../../nbs/run/terminal.ipynb #t013
-WORDS = dict(test_fpr95_id="FPR95 {:.1f} %", psnr="PSNR {:.1f} dB", loss="loss {:.3f}", images="{} images") # the first that is there
+# A metric to show; the first one that a record has
+WORDS = dict(test_fpr95_id="FPR95 {:.1f} %", psnr="PSNR {:.1f} dB", loss="loss {:.3f}", images="{} images")
 
 
 def _in_words(
@@ -138,8 +139,7 @@ class _Stages:
             case "plan": self.planned = event["stages"]
             case "begin": self.running[stage] = dict(at=event["at"])
             case "progress" if stage in self.running:
-                said = dict(share=event["share"], what=event["what"]) if event["share"] < 1 else {} # a bar that is full says no more
-                self.running[stage] = dict(at=self.running[stage]["at"]) | said
+                self.running[stage] |= dict(share=event["share"], what=event["what"])
             case "end":
                 begun = self.running.pop(stage, event)
                 self.finished[stage] = event | dict(seconds=event["at"] - begun["at"])
@@ -153,11 +153,13 @@ def line(
 ) -> str: # Without the line's end
     "A finished stage, for the terminal"
     end, names, clock = self.finished[stage], {*self.planned, stage}, tqdm.format_interval
-    count = f"{len(self.finished):>{len(str(len(self.planned)))}}/{len(self.planned)}" if self.planned else str(len(self.finished))
+    count, n = len(self.finished), len(self.planned)
+    if n: count = f"{count:>{len(str(n))}}/{n}"
     known = {s: f"(expected {clock(self.expected[s])})" for s in names & self.expected.keys()}
     column = max(map(len, known.values()), default=0)
     took = f"{clock(end['seconds']):>{max(5, column - 11)}}"
-    return "  ".join([f" {count}", f"{stage:<{max(map(len, names))}}", took, *([f"{known.get(stage, ''):<{column}}"] if known else []), end["words"]])
+    expected = [f"{known.get(stage, ''):<{column}}"] if known else []
+    return "  ".join([f" {count}", f"{stage:<{max(map(len, names))}}", took, *expected, end["words"]])
 
 # %% ../../nbs/run/terminal.ipynb #t029
 @patch
@@ -177,13 +179,16 @@ def bar(
     self: _Stages,
     stage: str, # One that runs
     now: float, # In seconds since 1970
+    size: int = 10, # Characters in the bar; 0 leaves it out
     charset: str = Bar.UTF, # Or `Bar.ASCII`
 ) -> str:
     "How far a stage is"
     said, took = self.running[stage], now - self.running[stage]["at"]
-    share = said.get("share", min(.99, took / max(1, self.expected[stage])) if stage in self.expected else None)
-    gauge = tqdm.format_interval(took) if share is None else f"{Bar(share, 10, charset)} {share:4.0%}"
-    return f"{gauge} {stage} {said.get('what', '')}".strip()
+    share, what = said.get("share", 0), said.get("what", "")
+    if share == 1: share, what = 0, "" # a full bar is over
+    if not share and stage in self.expected: share = min(.99, took / max(1, self.expected[stage]))
+    gauge = (f"{Bar(share, size, charset)} " if size else "") + f"{share:4.0%}" if share else tqdm.format_interval(took)
+    return f"{gauge} {stage} {what}".strip()
 
 # %% ../../nbs/run/terminal.ipynb #t031
 @patch
@@ -197,10 +202,10 @@ def live(
     left, clock = self.left(now), tqdm.format_interval(now - self.began)
     if self.planned: clock = f"{len(self.finished)}/{len(self.planned)} in {clock}"
     if left is not None: clock += f", {tqdm.format_interval(left)} left"
-    bars = [self.bar(stage, now, charset) for stage in self.running] or ["starting"]
-    for shown in range(len(bars), 0, -1):
-        more = [f"+{len(bars) - shown}"] if shown < len(bars) else []
-        line = " " + "  ".join([clock, *bars[:shown], *more])
+    n = len(self.running)
+    for shown, size in [(n, 10), (n, 4), *((k, 0) for k in range(n, 0, -1))]:
+        bars = [self.bar(stage, now, size, charset) for stage in [*self.running][:shown]] or ["starting"]
+        line = " " + "  ".join([clock, *bars, *[f"+{n - shown}"] * (shown < n)])
         if len(line) < width: break
     return line[:width - 1]
 
@@ -209,8 +214,9 @@ class _Screen:
     "Standard output: lines that stay and, on a terminal, a last one that changes"
 
     def __init__(self):
-        quiet = os.environ.get("NO_COLOR") or os.environ.get("CI", "").lower() in ("true", "1") or os.environ.get("TERM") == "dumb"
-        self.live = sys.stdout.isatty() and not quiet
+        setting = os.environ.get
+        plain = setting("NO_COLOR") or setting("CI", "").lower() in ("true", "1") or setting("TERM") == "dumb"
+        self.live = sys.stdout.isatty() and not plain
         self.charset = Bar.UTF if "utf" in (sys.stdout.encoding or "").lower() else Bar.ASCII
         self.width = lambda: shutil.get_terminal_size().columns # a window may change
 
@@ -298,10 +304,12 @@ def watch(
         code = _follow(process, signals, file, stages, screen)
     done, n = sum(end["result"] == "done" for end in stages.finished.values()), len(stages.planned)
     if signals:
-        screen.line(f"stopped: {done}{f' of {n}' * bool(n)} stages are done and kept; the same command goes on from there")
+        share = f"{done} of {n}" if n else done
+        screen.line(f"stopped: {share} stages are done and kept; the same command goes on from there")
         sys.exit(128 + signals[0])
-    for stage in [*stages.running]: # killed before it could tell
-        screen.line(stages.take(dict(event="end", stage=stage, at=time.time(), result="stopped", words="stopped")), red=True)
+    ended = dict(event="end", at=time.time(), result="stopped", words="stopped")
+    for stage in [*stages.running]: screen.line(stages.take(ended | dict(stage=stage)), red=True) # was killed
     screen.draw("")
-    if not code: screen.line(f"{done} stages in {tqdm.format_interval(time.time() - stages.began)}" if done else "nothing to do: all stages are up to date")
+    took = tqdm.format_interval(time.time() - stages.began)
+    if not code: screen.line(f"all done in {took}" if done else "nothing to do: all stages are up to date")
     return code
