@@ -21,6 +21,7 @@ from traitlets.config import Config
 
 from ..core import write_json
 from .reruns import code_of
+from .terminal import BarReporter, report_stage
 
 # %% ../../nbs/run/stage.ipynb #c005
 def typed_parameters(
@@ -40,7 +41,7 @@ def typed_parameters(
 # %% ../../nbs/run/stage.ipynb #c007
 KEEP_MEMORY = ":".join(f"glibc.malloc.{name}={value}" for name, value in dict(
     hugetlb=1, mmap_threshold=4 << 30, trim_threshold=8 << 30, top_pad=256 << 20).items())
-PAPERMILL = "Input Notebook", "Output Notebook", "Working directory", "Executing", "Ending Cell" # what it says of itself
+PAPERMILL = "Input Notebook", "Output Notebook", "Working directory", "Executing", "Ending Cell", "<Figure size " # of itself, of pictures
 
 
 def execute(
@@ -59,7 +60,7 @@ def execute(
     for stale in (folder / "error.txt", folder / "code.json", record): stale.unlink(missing_ok=True)
     log, shown = logging.getLogger("papermill"), logging.StreamHandler(sys.stdout)
     shown.addFilter(lambda r: not r.getMessage().startswith(PAPERMILL) and bool(r.getMessage().strip()))
-    log.handlers, log.propagate = [shown], False
+    log.handlers, log.propagate = [shown, BarReporter(folder)], False
     log.setLevel(logging.INFO)
     running = folder / "running.ipynb"
     try:
@@ -89,5 +90,6 @@ def logex_run(
     also: str = "", # Comma-separated definitions that it looks up at run time
 ):
     "Run one experiment notebook with papermill"
-    try: execute(notebook, folder, record or None, also.split(",") if also else (), **dict(g.split("=", 1) for g in given))
+    try:
+        with report_stage(folder, record): execute(notebook, folder, record or None, also.split(",") if also else (), **dict(g.split("=", 1) for g in given))
     except (ValueError, RuntimeError, OSError) as e: sys.exit(f"error: {e}")

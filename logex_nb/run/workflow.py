@@ -25,6 +25,7 @@ from ..core import configure, profiles, repo_root
 from ..data.sources import SOURCES
 from .reruns import code_of, made_of
 from .study import SECTIONS, Study, papers
+from .terminal import expected_seconds, watch
 
 # %% ../../nbs/run/workflow.ipynb #c006
 @dataclass(frozen=True)
@@ -188,22 +189,26 @@ def _tables(
 def _failures(
     folder: Path, # Where stages leave their `error.txt`
     since: float, # When the run began, in seconds since 1970; errors of earlier runs are not its own
+    log: Path | None = None, # What Snakemake printed, if not to the terminal
 ) -> str: # One line per stage that failed
     "What went wrong in a run"
     found = sorted(p for p in folder.rglob("error.txt") if p.stat().st_mtime >= since)
-    return "\n".join(f"error: {p.read_text().strip()}" for p in found) or "error: Snakemake stopped before a notebook failed: its last lines above say why"
+    if found: return "\n".join(f"error: {p.read_text().strip()}" for p in found)
+    last = "".join(f"{line}\n" for line in log.read_text().splitlines()[-8:]) if log and log.exists() else ""
+    return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
 
 
 def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None:
     "Run Snakemake for one paper; end with the errors of its stages if it fails"
-    limit, began = dict(LOKY_MAX_CPU_COUNT=str(cores)), time.time() # for stages with several processes
+    began, log = time.time(), study.runs / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
+    where = dict(cwd=repo_root(), env=os.environ | dict(LOKY_MAX_CPU_COUNT=str(cores))) # for stages with several processes
     try:
         if not plan: study.runs.mkdir(parents=True, exist_ok=True), study.results.mkdir(parents=True, exist_ok=True)
         with nullcontext() if plan else FileLock(study.runs / "lock", timeout=0):
-            code = subprocess.run(command, cwd=repo_root(), env=os.environ | limit).returncode
+            code = subprocess.run(command, **where).returncode if plan else watch(command, log, expected_seconds(study.runs), **where)
     except Timeout: sys.exit(f"error: another run is at work in {study.runs}: wait for its end or stop it")
     except OSError as e: sys.exit(f"error: {e}")
-    if code: sys.exit("\n" + _failures(study.runs, began))
+    if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
 
 
 @call_parse

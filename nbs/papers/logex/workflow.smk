@@ -157,8 +157,8 @@ for name, arm in dict(table1="ce", table3="ce", table3_fifty="fifty").items():
         name: name
         input: trained([arm])
         output: scores.outputs
-        params: made_of=scores.made_of(None, arm=arm, seeds=SEEDS)
-        shell: scores.command
+        params: made_of=scores.made_of(None, arm=arm, seeds=SEEDS), command=scores.command
+        shell: "{params.command}" # of this turn of the loop; a name would be looked up after the last one
 
 
 figure2 = stage("figure2", generation=FIRST)
