@@ -125,7 +125,8 @@ def _reach(module: _Module, name: str, found: dict[str, str]) -> None:
 # %% ../../nbs/run/reruns.ipynb #c018
 def _deciding(notebook: Path) -> str:
     "The code of a stage notebook that decides what is written"
-    cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])]
+    cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])
+             and not c.source.startswith("#| exec_doc")]
     last = max((i for i, c in enumerate(cells) if "with Run(" in c.source), default=len(cells) - 1)
     lines = "\n".join(c.source for c in cells[:last + 1]).splitlines()
     return "\n".join(line for line in lines if not line.startswith(("%", "!")))
