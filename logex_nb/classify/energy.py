@@ -243,7 +243,8 @@ def train_detector(
 
     def look():
         report = tail_summary(predict(detector, val_images)[0], val_labels, tail, tail_named=False)
-        return dict(value=report["bacc_head"] - report["fpr95_id"]) | {k: report[k] for k in ("bacc_head", "fpr95_id", "auroc")}
+        return dict(value=report["bacc_head"] - report["fpr95_id"],
+                    **{k: report[k] for k in ("bacc_head", "fpr95_id", "auroc")})
 
     run_epochs(detector, optimizer, one_pass, look, recipe, seed, folder, key, progress)
     _save_detector(detector, folder)
