@@ -227,7 +227,8 @@ def run_epochs(
     "All epochs that are left, each validated and kept; `net` ends as its best epoch left it"
     folder.mkdir(parents=True, exist_ok=True)
     history, best = load_checkpoint(folder, key, net, optimizer)
-    bar = tqdm(range(len(history), config.epochs), unit="epoch", disable=not progress)
+    quiet = {} if progress else dict(disable=True) # else as the user has set it for tqdm
+    bar = tqdm(range(len(history), config.epochs), unit="epoch", **quiet)
     for epoch in bar:
         begin, lr = time.time(), _learning_rate(epoch, config)
         optimizer.param_groups[0]["lr"] = lr
