@@ -87,7 +87,7 @@ def features(
     self: EnergyDetector,
     images: Tensor, # `[n, 3, h, w]` in [0, 1]
 ) -> Tensor: # `[n, d]`
-    "Those of `net`"
+    "The features of `net`"
     return self.net.features(images)
 
 # %% ../../nbs/classify/energy.ipynb #n53a3e
@@ -128,7 +128,7 @@ def _paired_batches(
     size: int, # Of each kind per batch
     generator: torch.Generator, # On the CPU
 ) -> list[tuple[Tensor, Tensor]]: # Indices of head images and of others, equally many
-    "An epoch of the head; the outside is taken again as often as it needs"
+    "One epoch of the head images, each batch with as many from outside"
     inside, rounds = shuffled(n_in, size, generator), -(-n_in // n_out)
     outside = torch.cat([torch.randperm(n_out, generator=generator) for _ in range(rounds)])
     return list(zip(inside, outside[:n_in].split([len(b) for b in inside])))
