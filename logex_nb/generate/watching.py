@@ -74,8 +74,8 @@ def strip(
     "Each iterate, its difference to iterate 0, and its confidence"
     shown = [path[i] for i in _frames(len(path), most)]
     first = path[0].image.astype(float)
-    size = dict(figsize=(max(1.05 * len(shown), 2.4) + .6, 3.1), height_ratios=[1, 1, .7])
-    fig, axes = plt.subplots(3, len(shown), squeeze=False, layout="constrained", sharey="row", dpi=80, **size)
+    size = dict(figsize=(max(1.2 * len(shown), 2.4) + .6, 3.5), height_ratios=[1, 1, .7])
+    fig, axes = plt.subplots(3, len(shown), squeeze=False, layout="constrained", sharey="row", dpi=90, **size)
     fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.01, hspace=.02)
     for k, (column, one) in enumerate(zip(axes.T, shown)):
         column[0].imshow(one.image)
