@@ -16,7 +16,7 @@ DIFFERENCES = [path for path in sorted(RESULTS.glob("*/*/*/differences.csv"))
                if {"difference", "metric", "low"} <= set(pd.read_csv(path, nrows=0))]
 
 
-def runs(*rows): return pd.DataFrame([("e", "p", "d", *r) for r in rows], columns=[*KEYS, "value"])
+def runs(*rows): return pd.DataFrame([("e", "p", "d", arm, -1, *r) for arm, *r in rows], columns=[*KEYS, "value"])
 
 
 def write_one_by_one(path, method):
@@ -87,7 +87,7 @@ def test_a_sentence_has_the_intervals_of_the_table(path):
 def test_a_bar_needs_three_seeds(seeds):
     a, b = ([(m, s, "auroc", 80. + s**2) for s in range(n)] for m, n in (("a", seeds), ("b", 4)))
     frame = runs(*a, *b)
-    lines = [line.get_xydata() for line in method_plot(summarise(frame), "auroc", frame).axes[0].lines]
+    lines = [line.get_xydata() for line in method_plot(summarise(frame), "auroc", frame.assign(method=frame.arm)).axes[0].lines]
     bars = [xy[:, 0] for xy in lines if len(xy) == 2 and xy[0, 1] == xy[1, 1] and np.isfinite(xy).all()]
-    wanted = [frame[frame.method == m]["value"] for m in "ab"]
+    wanted = [frame[frame.arm == m]["value"] for m in "ab"]
     assert np.allclose(bars, [(x.mean() - x.std(), x.mean() + x.std()) for x in wanted if len(x) > 2])
