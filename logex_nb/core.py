@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import random
+import re
 import resource
 import subprocess
 import time
@@ -45,12 +46,20 @@ def profiles() -> list[str]: # Names of the profiles in `profiles/`
     return sorted(p.stem for p in (repo_root() / "profiles").glob("*.toml"))
 
 
+def _merged(a: dict, b: dict) -> dict: # `b` wins
+    return a | {k: _merged(a[k], v) if isinstance(v, dict) and isinstance(a.get(k), dict) else v for k, v in b.items()}
+
+
 def read_profile(
     name: str, # One of `profiles()`
+    *folders: Path, # Hold further files `<name>.toml`, such as a paper's; the later ones win
 ) -> dict: # The parsed TOML
     "The differences from the paper's values that make up profile `name`"
     if name not in profiles(): raise ValueError(f"no profile {name!r}: choose from {profiles()}")
-    return tomllib.loads((repo_root() / "profiles" / f"{name}.toml").read_text())
+    found = {}
+    for path in (folder / f"{name}.toml" for folder in (repo_root() / "profiles", *folders)):
+        if path.exists(): found = _merged(found, tomllib.loads(path.read_text(encoding="utf-8")))
+    return found
 
 # %% ../nbs/core.ipynb #c012
 def configure(
@@ -72,16 +81,17 @@ def configure(
 
 
 def load_config(
-    cls: type[T], # A dataclass; its lower-case name is the section
-    profile: str = "smoke", # One of `profiles()`
+    cls: type[T], # A dataclass; its name in lower case, words joined by underscores, is the section
+    profile: str | dict = "smoke", # One of `profiles()`, or what `read_profile` gave
     dataset: str | None = None, # Short name of the dataset, for `[dataset.<name>.<section>]`
     **overrides, # Values that win over the profile
 ) -> T: # An instance of `cls`
     "The settings of one component at one size"
-    found, section = read_profile(profile), cls.__name__.lower()
+    found = read_profile(profile) if isinstance(profile, str) else profile
+    section = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
     special = found.get("dataset", {}).get(dataset or "", {}).get(section, {})
     values = found.get(section, {}) | special | overrides
-    return configure(cls, values, f"[{section}] of profile {profile!r}")
+    return configure(cls, values, f"[{section}]" + (f" of profile {profile!r}" if isinstance(profile, str) else ""))
 
 # %% ../nbs/core.ipynb #c017
 def child_seed(

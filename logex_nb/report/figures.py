@@ -21,7 +21,8 @@ from matplotlib.lines import Line2D
 from sklearn.metrics import roc_curve
 
 from ..core import atomic
-from ..detect.metrics import auroc, check_scores, fpr_at_tpr
+from ..detect.metrics import fpr_at_tpr
+from ..detect.tail import auroc, check_scores
 from .tables import METRICS
 
 # %% ../../nbs/report/figures.ipynb #c006

@@ -20,7 +20,7 @@ from scipy import stats
 from ..core import atomic
 
 # %% ../../nbs/report/tables.ipynb #c009
-KEYS = ["experiment", "profile", "dataset", "method", "seed", "metric"] # What names one number
+KEYS = ["paper", "profile", "dataset", "arm", "fold", "seed", "metric"] # What names one number; fold is -1 where there are none
 
 
 def check_runs(
@@ -29,12 +29,12 @@ def check_runs(
     "Runs that are complete, finite and named once each, or an error that names the first bad row"
     if missing := [c for c in [*KEYS, "value"] if c not in runs]:
         raise ValueError(f"runs lack the columns {missing}: expected {[*KEYS, 'value']}")
-    runs = runs[[*KEYS, "value"]].astype({"seed": int, "value": float}).reset_index(drop=True)
+    runs = runs[[*KEYS, "value"]].astype({"fold": int, "seed": int, "value": float}).reset_index(drop=True)
     for bad, why in ((~np.isfinite(runs["value"]), "is not a finite number"),
                      (runs.duplicated(KEYS), "is there twice")):
         if bad.any():
             where = runs[bad].iloc[0]
-            raise ValueError(f"{where.metric} of {where.method!r}, seed {where.seed}, {why}")
+            raise ValueError(f"{where.metric} of {where.arm!r}, seed {where.seed}, {why}")
     return runs
 
 # %% ../../nbs/report/tables.ipynb #c013
@@ -72,23 +72,23 @@ def append_runs(
 
 # %% ../../nbs/report/tables.ipynb #c020
 def summarise(
-    runs: pd.DataFrame, # Runs of one experiment, profile and dataset
+    runs: pd.DataFrame, # Runs of one paper, profile and dataset
     reference: pd.DataFrame | None = None, # From `published`: method, metric, mean, std, source
-    names: dict[str, str] | None = None, # Shown name by method, in row order; all if none
+    names: dict[str, str] | None = None, # Shown name by arm, in row order; all if none
     metrics: list[str] | None = None, # Metrics, in column order; all if none
 ) -> pd.DataFrame: # Tidy: method, metric, mean, std, n, published_mean, published_std, source
-    "Mean, sample std and number of seeds of each method and metric, and the published number"
+    "Mean, sample std and number of seeds of each arm and metric, and the published number"
     runs = check_runs(runs)
     if len(mixed := runs[KEYS[:3]].drop_duplicates()) > 1:
         raise ValueError(f"runs mix {mixed.agg('/'.join, axis=1).tolist()}: select one first")
-    names = names or {m: m for m in runs["method"].unique()}
+    names = names or {m: m for m in runs["arm"].unique()}
     metrics = metrics or list(runs["metric"].unique())
-    for wanted, column in ((names, "method"), (metrics, "metric")):
+    for wanted, column in ((names, "arm"), (metrics, "metric")):
         for name in wanted: _check_known(runs, column, name)
-    cells = runs.groupby(["method", "metric"])["value"].agg(["mean", "std", "count"])
-    order = pd.MultiIndex.from_product([names, metrics], names=["method", "metric"])
+    cells = runs.groupby(["arm", "metric"])["value"].agg(["mean", "std", "count"])
+    order = pd.MultiIndex.from_product([names, metrics], names=["arm", "metric"])
     table = cells.reindex(order).dropna(subset="count").reset_index()
-    table = table.rename(columns={"count": "n"}).astype({"n": int}).replace({"method": names})
+    table = table.rename(columns={"count": "n", "arm": "method"}).astype({"n": int}).replace({"method": names})
     columns = ["method", "metric", "published_mean", "published_std", "source"]
     if reference is None: return table.assign(**dict.fromkeys(columns[2:], np.nan))
     known = reference.rename(columns={"mean": "published_mean", "std": "published_std"})[columns]
@@ -186,16 +186,16 @@ def mean_interval(
 # %% ../../nbs/report/tables.ipynb #u004
 def paired(
     runs: pd.DataFrame, # Runs of one experiment, profile and dataset
-    a: str, # Method
-    b: str, # Method that is subtracted
+    a: str, # Arm
+    b: str, # Arm that is subtracted
     metric: str, # Metric to compare
     level: float = 0.95, # Confidence level
 ) -> dict[str, float]: # mean, low, high, std, n; negative where `a` is lower
-    "Difference `a - b` over the seeds both have, with a t interval for its mean"
+    "Difference `a - b` over the folds and seeds both have, with a t interval for its mean"
     runs = check_runs(runs)
-    for wanted, column in ((a, "method"), (b, "method"), (metric, "metric")):
+    for wanted, column in ((a, "arm"), (b, "arm"), (metric, "metric")):
         _check_known(runs, column, wanted)
-    wide = runs[runs["metric"] == metric].pivot(index="seed", columns="method", values="value")
+    wide = runs[runs["metric"] == metric].pivot(index=["fold", "seed"], columns="arm", values="value")
     d = (wide[a] - wide[b]).dropna() if {a, b} <= set(wide) else wide.iloc[:0, 0]
     if d.empty: raise ValueError(f"{a!r} and {b!r} share no seed with {metric}: run both on one")
     return mean_interval(d, level)
