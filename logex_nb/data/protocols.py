@@ -163,7 +163,7 @@ def _copies(split: pd.DataFrame) -> None:
         if where[-1] == "pool" and len(where) == 2: warnings.warn(text, stacklevel=3)
         elif len(where) > 1: raise ValueError(f"{text}: remove copies or give them one group")
 
-
+# %% ../../nbs/data/protocols.ipynb #g001
 def _shots(dataset: Dataset, cfg: Protocol) -> pd.DataFrame:
     "Images of a long tail made on purpose, with part and split"
     part = head_and_tail(dataset, cfg)
@@ -194,7 +194,7 @@ def _known_parts(dataset: Dataset, cfg: Protocol) -> dict[str, str]:
     part = head_and_tail(dataset, cfg) if said else {}
     return {c: part.get(c, "") for c in dataset.classes}
 
-
+# %% ../../nbs/data/protocols.ipynb #g002
 def _natural(dataset: Dataset, cfg: Protocol) -> pd.DataFrame:
     "All images, with part and split; an official split is taken as it is"
     table = dataset.table.copy()

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -37,43 +38,49 @@ class Tiles:
     def _ids(self, part: str) -> list[int]:
         return sorted(self.whole.class_id[self.whole.part == part].unique().tolist())
 
-    @property
-    def head_ids(self) -> list[int]:
-        "Ids of the head classes"
-        return self._ids("head")
+# %% ../../nbs/data/tiles.ipynb #g001
+@patch(as_prop=True)
+def head_ids(self: Tiles) -> list[int]:
+    "Ids of the head classes"
+    return self._ids("head")
 
-    @property
-    def tail_ids(self) -> list[int]:
-        "Ids of the tail classes"
-        return self._ids("tail")
 
-    @property
-    def labels(self) -> np.ndarray:
-        "Class ids, int64 `[n]`"
-        return self.table.class_id.to_numpy(np.int64)
+@patch(as_prop=True)
+def tail_ids(self: Tiles) -> list[int]:
+    "Ids of the tail classes"
+    return self._ids("tail")
 
-    @property
-    def class_counts(self) -> np.ndarray:
-        "Training images of each class, int64 `[c]`"
-        ids = self.whole.class_id[self.whole.split == "train"]
-        return np.bincount(ids, minlength=len(self.classes))
+# %% ../../nbs/data/tiles.ipynb #g002
+@patch(as_prop=True)
+def labels(self: Tiles) -> np.ndarray:
+    "Class ids, int64 `[n]`"
+    return self.table.class_id.to_numpy(np.int64)
 
-    def subset(
-        self,
-        **wanted: str | int | Sequence[str] | Sequence[int], # A value, or several, of split, fold, part, label or group
-    ) -> "Tiles": # Those images
-        "The images whose columns have the `wanted` values"
-        keep = np.ones(len(self), bool)
-        for column, values in wanted.items():
-            values, known = np.atleast_1d(values).tolist(), list(pd.unique(self.whole[column]))
-            for value in set(values) - set(known):
-                raise ValueError(f"no {column} {value!r}: choose from {known}")
-            keep &= self.table[column].isin(values).to_numpy()
-        rows = np.flatnonzero(keep)
-        whole_run = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-        pick = slice(rows[0], rows[-1] + 1) if whole_run else rows
-        masks = None if self.masks is None else self.masks[pick]
-        return replace(self, images=self.images[pick], masks=masks, table=self.table[keep].reset_index(drop=True))
+
+@patch(as_prop=True)
+def class_counts(self: Tiles) -> np.ndarray:
+    "Training images of each class, int64 `[c]`"
+    ids = self.whole.class_id[self.whole.split == "train"]
+    return np.bincount(ids, minlength=len(self.classes))
+
+# %% ../../nbs/data/tiles.ipynb #g004
+@patch
+def subset(
+    self: Tiles,
+    **wanted: str | int | Sequence[str] | Sequence[int], # A value, or several, of split, fold, part, label or group
+) -> Tiles: # Those images
+    "The images whose columns have the `wanted` values"
+    keep = np.ones(len(self), bool)
+    for column, values in wanted.items():
+        values, known = np.atleast_1d(values).tolist(), list(pd.unique(self.whole[column]))
+        for value in set(values) - set(known):
+            raise ValueError(f"no {column} {value!r}: choose from {known}")
+        keep &= self.table[column].isin(values).to_numpy()
+    rows = np.flatnonzero(keep)
+    whole_run = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
+    pick = slice(rows[0], rows[-1] + 1) if whole_run else rows
+    masks = None if self.masks is None else self.masks[pick]
+    return replace(self, images=self.images[pick], masks=masks, table=self.table[keep].reset_index(drop=True))
 
 # %% ../../nbs/data/tiles.ipynb #c014
 def pack(

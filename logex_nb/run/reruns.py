@@ -177,7 +177,7 @@ def changes(
     told += _differences(then["parameters"], now["parameters"], "parameter")
     return told + list(_differences(json.loads(Path(record).read_text())["config"], now["settings"]))
 
-
+# %% ../../nbs/run/reruns.ipynb #c025b
 def made_of(
     folder: Path | str, # Holds the stage's `code.json`
     record: Path | str, # Its `record.json`

@@ -101,25 +101,25 @@ def home(self: Study) -> Path:
     "The paper's folder"
     return repo_root() / "nbs/papers" / self.paper
 
-
+# %% ../../nbs/run/study.ipynb #c016b
 @patch(as_prop=True)
 def about(self: Study) -> dict[str, Any]:
     "The paper's `study.toml`"
     return tomllib.loads((self.home / "study.toml").read_text(encoding="utf-8"))
 
-
+# %% ../../nbs/run/study.ipynb #c016c
 @patch(as_prop=True)
 def numbers(self: Study) -> dict[str, Any]:
     "The profile, with the paper's own sections"
     return read_profile(self.profile, self.home / "profiles")
 
-
+# %% ../../nbs/run/study.ipynb #c016d
 @patch(as_prop=True)
 def name(self: Study) -> str:
     "Short name of the dataset, for paths"
     return self.source.name
 
-
+# %% ../../nbs/run/study.ipynb #c016e
 @patch(as_prop=True)
 def source(self: Study) -> Source:
     "Where its images come from"
@@ -137,7 +137,7 @@ def section(
     module, cls = known[name].split(":")
     return getattr(importlib.import_module(f"logex_nb.{module}"), cls)
 
-
+# %% ../../nbs/run/study.ipynb #c018b
 @patch
 def settings(
     self: Study,
@@ -147,7 +147,7 @@ def settings(
     "The settings of one component"
     return load_config(self.section(section), self.numbers, self.name, **special)
 
-
+# %% ../../nbs/run/study.ipynb #c018c
 @patch(as_prop=True)
 def choices(self: Study) -> Any:
     "What concerns several stages: the paper's `[study]`, with the profile's changes"
@@ -162,19 +162,19 @@ def arms(self: Study) -> dict[str, Arm]:
     "All arms, in the order of the file"
     return Entries(self.home / "arms.toml", Arm)
 
-
+# %% ../../nbs/run/study.ipynb #c020b
 @patch(as_prop=True)
 def generators(self: Study) -> dict[str, Generator]:
     "All generators, in the order of the file"
     return Entries(self.home / "generators.toml", Generator)
 
-
+# %% ../../nbs/run/study.ipynb #c020c
 @patch(as_prop=True)
 def loras(self: Study) -> dict[str, dict]:
     "All LoRAs, as differences from the profile's `[lora]`"
     return Entries(self.home / "loras.toml")
 
-
+# %% ../../nbs/run/study.ipynb #c020d
 @patch
 def differences(
     self: Study,
@@ -196,7 +196,7 @@ def training(
     "How the classifier of an arm is trained"
     return self.settings("training", **self.differences("arms", arm))
 
-
+# %% ../../nbs/run/study.ipynb #c021b
 @patch
 def sampling(
     self: Study,
@@ -216,7 +216,7 @@ def pool(self: Study) -> bool:
     "Whether images are set aside as a pool, by the protocol or by the dataset's own split; without one there is no oracle"
     return self.settings("protocol").pool > 0 or "pool" in set(self.source.open().table.get("split", ()))
 
-
+# %% ../../nbs/run/study.ipynb #c025b
 @patch
 def table(self: Study) -> dict[str, Arm]: # Arm by name
     "The rows of the main table"
@@ -228,7 +228,7 @@ def table(self: Study) -> dict[str, Arm]: # Arm by name
         raise ValueError(f"rows {lacking} need a pool, and {self.dataset} has none: leave them out, or set images aside with split=pool in metadata.csv")
     return {k: arm for k, arm in wanted.items() if k not in lacking}
 
-
+# %% ../../nbs/run/study.ipynb #c025c
 @patch
 def variants(self: Study) -> dict[str, Generator]: # Generator by name
     "The generators of the ablation"
@@ -259,19 +259,19 @@ def runs(self: Study) -> Path:
     "Where its stages leave their files"
     return repo_root() / "runs" / self.profile / self.name / self.paper
 
-
+# %% ../../nbs/run/study.ipynb #c031b
 @patch(as_prop=True)
 def results(self: Study) -> Path:
     "Where its tables and figures go"
     return repo_root() / self.choices.results / self.profile / self.name
 
-
+# %% ../../nbs/run/study.ipynb #c031c
 @patch(as_prop=True)
 def ledger(self: Study) -> Path:
     "The file of all numbers behind the tables"
     return repo_root() / self.choices.results / "runs.csv"
 
-
+# %% ../../nbs/run/study.ipynb #c031d
 @patch
 def folder(
     self: Study,
@@ -282,7 +282,7 @@ def folder(
     if stage in self.about["targets"]: return self.results / "_".join([self.paper, stage, *map(str, parts)])
     return self.runs / Path(stage, *map(str, parts))
 
-
+# %% ../../nbs/run/study.ipynb #c031e
 @patch
 def generation(
     self: Study,
@@ -291,7 +291,7 @@ def generation(
     "Which set of images a classifier of `seed` learns from: one LoRA and one set for all seeds, or one per seed"
     return "shared" if self.choices.shared_synthetic else f"seed{seed}"
 
-
+# %% ../../nbs/run/study.ipynb #c031f
 @patch
 def generation_seed(
     self: Study,
@@ -307,7 +307,7 @@ def noun(
     "The words of a class name"
     return label.replace("_", " ").replace("-", " ")
 
-
+# %% ../../nbs/run/study.ipynb #c034b
 def base_source(
     folder: Path | str, # Of the stage `base`
 ) -> str: # What `load_pipeline` takes

@@ -50,19 +50,19 @@ def notebook(self: Stage) -> Path:
     if not found: raise FileNotFoundError(f"no notebook {stem}.ipynb in {_relative(self.study.home)} or nbs/stages")
     return found[0]
 
-
+# %% ../../nbs/run/workflow.ipynb #c007b
 @patch(as_prop=True)
 def folder(self: Stage) -> str:
     "Where the executed notebook goes, and what it was made of: always below `runs/`"
     return _relative(self.study.runs / Path(self.name, *self.parts))
 
-
+# %% ../../nbs/run/workflow.ipynb #c007c
 @patch(as_prop=True)
 def record(self: Stage) -> str:
     "What says that the stage is done"
     return _relative(self.study.folder(self.name, *self.parts) / "record.json")
 
-
+# %% ../../nbs/run/workflow.ipynb #c007d
 @patch(as_prop=True)
 def outputs(self: Stage) -> list[str]:
     "What a rule makes. Results are in git, so a record may be there before anything ran here; what it was made of is not"
@@ -80,7 +80,7 @@ def command(self: Stage) -> str:
                      *(open_(f"{k}={v}") for k, v in self.parameters.items()), "--record", open_(self.record),
                      *(["--also", fixed(",".join(self.also))] if self.also else [])])
 
-
+# %% ../../nbs/run/workflow.ipynb #c009b
 @patch
 def made_of(
     self: Stage,
@@ -100,7 +100,7 @@ def study_of(
     for key, value in dict(profile="smoke", dataset="phantom", seeds="0", rows="").items(): config.setdefault(key, value)
     return Study(config["paper"], config["profile"], config["dataset"], config["rows"] or "")
 
-
+# %% ../../nbs/run/workflow.ipynb #c011b
 def needs_of(
     study: Study, # Whose arm
     arm: str, # Name of the arm
@@ -185,7 +185,7 @@ def _tables(
         parts += [f"{p}" for p in sorted(place.glob("*.png"))]
     return "\n".join(parts)
 
-
+# %% ../../nbs/run/workflow.ipynb #g001
 def _failures(
     folder: Path, # Where stages leave their `error.txt`
     since: float, # When the run began, in seconds since 1970; errors of earlier runs are not its own
@@ -197,7 +197,7 @@ def _failures(
     last = "".join(f"{line}\n" for line in log.read_text().splitlines()[-8:]) if log and log.exists() else ""
     return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
 
-
+# %% ../../nbs/run/workflow.ipynb #g002
 def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None:
     "Run Snakemake for one paper; end with the errors of its stages if it fails"
     began, log = time.time(), study.runs / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
@@ -210,7 +210,7 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
     except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
 
-
+# %% ../../nbs/run/workflow.ipynb #g003
 @call_parse
 def logex_reproduce(
     profile: str = "smoke", # Size of the run: smoke, mini or paper
