@@ -2,7 +2,7 @@
 PYTHON  ?= python3
 PROFILE ?= smoke
 DATASET ?= phantom
-TARGET  ?= logex_table2
+TARGET  ?=
 SEEDS   ?= 0
 ROWS    ?=
 CORES   ?= $(shell nproc 2>/dev/null || echo 2)
@@ -21,10 +21,12 @@ export TRANSFORMERS_VERBOSITY ?= error
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH"
-	@echo "             TARGET=logex|logex_table1|logex_table2|logex_table3|logex_table3_fifty|logex_figure2|logex_figure3|logex_figure4|"
-	@echo "             logex_oracle|logex_quality|logex_ablation|logex_cost, or several separated by commas"
-	@echo "             SEEDS=0,1,2  ROWS=ce,logex or ROWS=all  CORES=n  TORCH=auto|cpu|cuda"
+	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH  SEEDS=0,1,2"
+	@echo "             ROWS=ce,logex or ROWS=all  CORES=n  TORCH=auto|cpu|cuda"
+	@echo "             TARGET=one of these, or several separated by commas:"
+	@for about in nbs/papers/*/study.toml; do paper=$$(basename $$(dirname $$about)); awk -v paper=$$paper '\
+		/^\[targets\./ {name = paper "_" substr($$0, 10, length($$0) - 10)} \
+		/^title = / {split($$0, part, "\""); printf "               %-22s %s\n", name ? name : paper, (name ? "" : "everything of ") part[2]}' $$about; done
 
 setup: $(READY) ## virtual environment with pinned packages
 
@@ -32,9 +34,8 @@ $(READY): constraints.txt settings.ini setup.py install.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh install.sh $(VENV)
 	@touch $@
 
-demo: $(READY) ## LoGex on the phantom in less than a quarter of an hour: Table 2 and Figure 4
-	@logex_reproduce --profile mini --dataset phantom --target logex_table2,logex_figure4 --seeds 0 --cores $(CORES) \
-		--rows ce,only_lora,logex
+demo: $(READY) ## the first paper on the phantom in less than a quarter of an hour
+	@logex_reproduce --demo --profile mini --dataset phantom --seeds 0 --cores $(CORES)
 
 test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest
 	@sh .ci/checks

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import random
+import re
 import resource
 import subprocess
 import time
@@ -26,6 +27,7 @@ from typing import Any, Iterator, TypeVar
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 T = TypeVar("T")
 
@@ -44,13 +46,21 @@ def profiles() -> list[str]: # Names of the profiles in `profiles/`
     "The sizes at which everything can be run"
     return sorted(p.stem for p in (repo_root() / "profiles").glob("*.toml"))
 
+# %% ../nbs/core.ipynb #c009b
+def _merged(a: dict, b: dict) -> dict: # `b` wins
+    return a | {k: _merged(a[k], v) if isinstance(v, dict) and isinstance(a.get(k), dict) else v for k, v in b.items()}
+
 
 def read_profile(
     name: str, # One of `profiles()`
+    *folders: Path, # Hold further files `<name>.toml`, such as a paper's; the later ones win
 ) -> dict: # The parsed TOML
     "The differences from the paper's values that make up profile `name`"
     if name not in profiles(): raise ValueError(f"no profile {name!r}: choose from {profiles()}")
-    return tomllib.loads((repo_root() / "profiles" / f"{name}.toml").read_text())
+    found = {}
+    for path in (folder / f"{name}.toml" for folder in (repo_root() / "profiles", *folders)):
+        if path.exists(): found = _merged(found, tomllib.loads(path.read_text(encoding="utf-8")))
+    return found
 
 # %% ../nbs/core.ipynb #c012
 def configure(
@@ -70,18 +80,19 @@ def configure(
             raise ValueError(f"{key} in {where} is {value!r}: expected {type(default).__name__}, like {default!r}")
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
-
+# %% ../nbs/core.ipynb #c012b
 def load_config(
-    cls: type[T], # A dataclass; its lower-case name is the section
-    profile: str = "smoke", # One of `profiles()`
+    cls: type[T], # A dataclass; its name in lower case, words joined by underscores, is the section
+    profile: str | dict = "smoke", # One of `profiles()`, or what `read_profile` gave
     dataset: str | None = None, # Short name of the dataset, for `[dataset.<name>.<section>]`
     **overrides, # Values that win over the profile
 ) -> T: # An instance of `cls`
     "The settings of one component at one size"
-    found, section = read_profile(profile), cls.__name__.lower()
+    found = read_profile(profile) if isinstance(profile, str) else profile
+    section = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
     special = found.get("dataset", {}).get(dataset or "", {}).get(section, {})
     values = found.get(section, {}) | special | overrides
-    return configure(cls, values, f"[{section}] of profile {profile!r}")
+    return configure(cls, values, f"[{section}]" + (f" of profile {profile!r}" if isinstance(profile, str) else ""))
 
 # %% ../nbs/core.ipynb #c017
 def child_seed(
@@ -91,7 +102,7 @@ def child_seed(
     digest = hashlib.sha256(json.dumps(keys).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
-
+# %% ../nbs/core.ipynb #c017b
 def seed_everything(
     seed: int, # Seeds `random`, `numpy` and `torch`
 ) -> None:
@@ -113,7 +124,7 @@ def computes_bf16(
     units = torch.cpu.get_capabilities()
     return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
-
+# %% ../nbs/core.ipynb #p002b
 def autocast(
     device: torch.device | str, # Where the networks are
     precision: str, # One of `PRECISIONS`
@@ -123,14 +134,13 @@ def autocast(
     half = precision == "bf16" or precision == "auto" and computes_bf16(device)
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
 
-
+# %% ../nbs/core.ipynb #p002c
 def settled(
     config: T, # A dataclass with a `precision`
     device: torch.device | str, # Where the networks are
 ) -> T: # The same, never with `auto`
     "`auto` replaced by what this hardware does: a run that is resumed on another kind begins afresh instead of mixing two"
     return dataclasses.replace(config, precision="bf16" if computes_bf16(device) else "fp32") if config.precision == "auto" else config
-
 
 # %% ../nbs/core.ipynb #c020
 @contextmanager
@@ -147,7 +157,7 @@ def atomic(
     finally:
         tmp.unlink(missing_ok=True)
 
-
+# %% ../nbs/core.ipynb #c020b
 def write_json(
     path: Path | str, # File to write
     content: Any, # Anything `json` can hold; dataclasses and paths are converted
@@ -159,7 +169,7 @@ def write_json(
     text = json.dumps(content, indent=1, default=plain)
     with atomic(path) as tmp: tmp.write_text(text + "\n")
 
-
+# %% ../nbs/core.ipynb #c020c
 def sha256(
     content: Path | str | bytes, # A file, or bytes themselves
 ) -> str: # Hexadecimal digest
@@ -179,7 +189,7 @@ def environment() -> dict[str, Any]: # Versions, device, commit
                 threads=torch.get_num_threads(), computes_bf16=computes_bf16("cuda" if gpu else "cpu"),
                 device=torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()}, {os.cpu_count()} cores)")
 
-
+# %% ../nbs/core.ipynb #c025b
 def peak_memory() -> float: # GiB
     "Peak resident memory of this process or, on a GPU, of torch's allocations there"
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated() / 2**30
@@ -200,38 +210,46 @@ class Run:
         self.folder, self.stage, self.config, self.seed, self.inputs = Path(folder), stage, config, seed, inputs
         self.metrics: dict[str, Any] = {}
 
-    def __enter__(self) -> "Run":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "record.json").unlink(missing_ok=True)
-        settings = sha256(repr((self.config, self.seed)).encode())
-        self.before, self.started = self._before(settings), time.time()
-        write_json(self.folder / "begun.json", dict(at=self.started, before=self.before, settings=settings))
-        return self
-
-    def _before(self, settings: str) -> float: # Seconds of calls that did not end, until the last file each of them wrote
-        begun = self.folder / "begun.json"
-        if not begun.exists(): return 0.
-        call = json.loads(begun.read_text())
-        if call.get("settings") != settings: return 0. # what it did will not be used
-        wrote = [f.stat().st_mtime for f in self.folder.rglob("*") if f.suffix != ".ipynb"] # a notebook is this call's own
-        return call["before"] + max(wrote) - call["at"]
-
-    def note(
-        self,
-        **metrics, # Numbers worth keeping
-    ) -> None:
-        "Add `metrics` to the record"
-        self.metrics |= metrics
-
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is not None: return
-        hashes = {Path(os.path.relpath(p, self.folder)).as_posix(): sha256(p) for p in self.inputs}
-        (self.folder / "begun.json").unlink()
-        write_json(self.folder / "record.json", dict(
-            stage=self.stage, config=self.config, seed=self.seed, metrics=self.metrics, inputs=hashes,
-            seconds=round(self.before + time.time() - self.started, 1), peak_gib=round(peak_memory(), 2), **environment()))
+# %% ../nbs/core.ipynb #g001
+@patch
+def __enter__(self: Run) -> Run:
+    self.folder.mkdir(parents=True, exist_ok=True)
+    (self.folder / "record.json").unlink(missing_ok=True)
+    settings = sha256(repr((self.config, self.seed)).encode())
+    self.before, self.started = self._before(settings), time.time()
+    write_json(self.folder / "begun.json", dict(at=self.started, before=self.before, settings=settings))
+    return self
 
 
+@patch
+def _before(self: Run, settings: str) -> float: # Seconds of calls that did not end, until the last file each of them wrote
+    begun = self.folder / "begun.json"
+    if not begun.exists(): return 0.
+    call = json.loads(begun.read_text())
+    if call.get("settings") != settings: return 0. # what it did will not be used
+    wrote = [f.stat().st_mtime for f in self.folder.rglob("*") if f.suffix != ".ipynb"] # a notebook is this call's own
+    return call["before"] + max(wrote) - call["at"]
+
+# %% ../nbs/core.ipynb #g002
+@patch
+def note(
+    self: Run,
+    **metrics, # Numbers worth keeping
+) -> None:
+    "Add `metrics` to the record"
+    self.metrics |= metrics
+
+
+@patch
+def __exit__(self: Run, kind, error, trace) -> None:
+    if kind is not None: return
+    hashes = {Path(os.path.relpath(p, self.folder)).as_posix(): sha256(p) for p in self.inputs}
+    (self.folder / "begun.json").unlink()
+    write_json(self.folder / "record.json", dict(
+        stage=self.stage, config=self.config, seed=self.seed, metrics=self.metrics, inputs=hashes,
+        seconds=round(self.before + time.time() - self.started, 1), peak_gib=round(peak_memory(), 2), **environment()))
+
+# %% ../nbs/core.ipynb #c026b
 def read_record(
     folder: Path | str, # A stage's folder
 ) -> dict: # The record

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from logex_nb.core import configure
-from logex_nb.data.sources import Source, open_dataset, short_name
-from logex_nb.data.protocols import Split, make_split
+from logex_nb.data.sources import Phantom, find_source
+from logex_nb.data.protocols import Protocol, make_split
 from logex_nb.data.tiles import load_tiles, pack
 
-SMALL = Split(head=1, shots=2, val_head=2, val_tail=2, test=2, size=8)
+SMALL = Protocol(head=1, shots=2, val_head=2, val_tail=2, test=2, size=8)
 
 
 @pytest.fixture
@@ -45,27 +45,27 @@ def fails(message, kind=ValueError):
     return Raises()
 
 
-def opened(root): return open_dataset(f"folder:{root}")
+def opened(root): return find_source(f"folder:{root}").open()
 
 
 @pytest.mark.parametrize("name", ["imagenet", "", "folder", "folder:", "npz:", "phantom:x", "http://x", "Folder:x"])
 def test_unknown_kind(name):
-    with fails("choose phantom, folder:PATH or npz:PATH"): open_dataset(name)
+    with fails("choose phantom, folder:PATH, npz:PATH"): find_source(name).open()
 
 
 def test_short_name_is_safe_in_paths(tmp_path):
-    assert short_name(f"folder:{tmp_path}/a b;c/") == "a_b_c"
-    with fails("rename it"): short_name("folder:elsewhere/phantom")
+    assert find_source(f"folder:{tmp_path}/a b;c/").name == "a_b_c"
+    with fails("rename it"): find_source("folder:elsewhere/phantom").name
 
 
 # ---- folders
 
 def test_folder_missing(tmp_path):
-    with fails("no image folder at", FileNotFoundError): open_dataset(f"folder:{tmp_path}/nowhere")
+    with fails("no image folder at", FileNotFoundError): find_source(f"folder:{tmp_path}/nowhere").open()
 
 
 def test_folder_is_a_file(root):
-    with fails("no image folder at", FileNotFoundError): open_dataset(f"folder:{root}/nerves/0.png")
+    with fails("no image folder at", FileNotFoundError): find_source(f"folder:{root}/nerves/0.png").open()
 
 
 def test_folder_empty(tmp_path):
@@ -243,7 +243,7 @@ def test_negative_counts(root, key):
 
 
 def test_unknown_key():
-    with fails("unknown key 'shot'"): configure(Split, dict(shot=3), "[split]")
+    with fails("unknown key 'shot'"): configure(Protocol, dict(shot=3), "[split]")
 
 
 def test_copy_in_two_splits(root):
@@ -254,7 +254,7 @@ def test_copy_in_two_splits(root):
 
 @pytest.mark.parametrize("key", ["head_per_class", "tail_per_class", "cases_per_class"])
 def test_empty_phantom(key):
-    with fails("at least one tile and one case"): open_dataset("phantom", Source(**{key: 0}))
+    with fails("at least one tile and one case"): Phantom(**{key: 0}).open()
 
 
 # ---- npz
@@ -281,32 +281,32 @@ GOOD = dict(images=np.arange(6 * 4 * 5 * 3, dtype=np.uint8).reshape(6, 4, 5, 3),
 ])
 def test_npz(tmp_path, change, message):
     np.savez(tmp_path / "toy.npz", **(GOOD | change))
-    with fails(message): open_dataset(f"npz:{tmp_path}/toy.npz")
+    with fails(message): find_source(f"npz:{tmp_path}/toy.npz").open()
 
 
 def test_npz_missing_array(tmp_path):
     np.savez(tmp_path / "toy.npz", images=GOOD["images"], label=GOOD["labels"])
-    with fails("no array labels"): open_dataset(f"npz:{tmp_path}/toy.npz")
+    with fails("no array labels"): find_source(f"npz:{tmp_path}/toy.npz").open()
 
 
 def test_npz_is_none(tmp_path):
-    with fails("no npz file at", FileNotFoundError): open_dataset(f"npz:{tmp_path}/toy.npz")
+    with fails("no npz file at", FileNotFoundError): find_source(f"npz:{tmp_path}/toy.npz").open()
     (tmp_path / "toy.npz").write_text("no zip")
-    with fails("cannot read npz file"): open_dataset(f"npz:{tmp_path}/toy.npz")
+    with fails("cannot read npz file"): find_source(f"npz:{tmp_path}/toy.npz").open()
     with open(tmp_path / "toy.npz", "wb") as f: np.save(f, GOOD["images"])
-    with fails("cannot read npz file"): open_dataset(f"npz:{tmp_path}/toy.npz")
+    with fails("cannot read npz file"): find_source(f"npz:{tmp_path}/toy.npz").open()
     np.savez(tmp_path / "toy.npz", **GOOD)
     (tmp_path / "toy.npz").write_bytes((tmp_path / "toy.npz").read_bytes()[:300])
-    with fails("cannot read npz file"): open_dataset(f"npz:{tmp_path}/toy.npz")
+    with fails("cannot read npz file"): find_source(f"npz:{tmp_path}/toy.npz").open()
 
 
 def test_npz_class_order(tmp_path):
     np.savez(tmp_path / "a.npz", **GOOD, classes=np.array(["nerves", "melanoma"]))
-    assert open_dataset(f"npz:{tmp_path}/a.npz").classes == ["nerves", "melanoma"]
+    assert find_source(f"npz:{tmp_path}/a.npz").open().classes == ["nerves", "melanoma"]
     np.savez(tmp_path / "b.npz", images=GOOD["images"], labels=np.array(list("baabba")))
-    assert open_dataset(f"npz:{tmp_path}/b.npz").classes == ["a", "b"]
+    assert find_source(f"npz:{tmp_path}/b.npz").open().classes == ["a", "b"]
     np.savez(tmp_path / "c.npz", **GOOD)
-    assert open_dataset(f"npz:{tmp_path}/c.npz").classes == ["0", "1"]
+    assert find_source(f"npz:{tmp_path}/c.npz").open().classes == ["0", "1"]
 
 
 # ---- packs

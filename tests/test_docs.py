@@ -12,7 +12,7 @@ from nbdev.clean import nbdev_clean
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p.parent.name[0] != ".")
-PAPERS = [p for p in NOTEBOOKS if "papers" in p.parts]
+PAPERS = [p for p in NOTEBOOKS if {"papers", "stages"} & set(p.parts)]
 MODULES = sorted(p for p in (ROOT / "logex_nb").rglob("*.py") if p.name[0] != "_")
 BELOW = dict(  # What a room may import, beside itself
     core="", phantom="core", data="core phantom", detect="core", classify="core detect data",

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from logex_nb.classify import energy
 from logex_nb.classify.backbones import build_backbone
-from logex_nb.classify.energy import Energy, load_detector, paired_batches, train_detector
+from logex_nb.classify.energy import Energy, _paired_batches, load_detector, train_detector
 from logex_nb.classify.outputs import load_outputs, predict, save_outputs
 from logex_nb.classify.training import Training
 from logex_nb.core import sha256
-from logex_nb.detect.scores import p_tail
+from logex_nb.detect.tail import p_tail
 from logex_nb.generate import dream_ood
 from logex_nb.generate.dream_ood import dream, encode_replaced
 from logex_nb.generate.guidance import make_starts
@@ -191,5 +191,5 @@ def test_what_a_detector_refuses(tmp_path, changes, message):
 
 
 def test_more_from_outside_than_inside():
-    pairs = paired_batches(3, 100, 8, torch.Generator().manual_seed(0))
+    pairs = _paired_batches(3, 100, 8, torch.Generator().manual_seed(0))
     assert [(len(a), len(b)) for a, b in pairs] == [(3, 3)]

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT / "nbs" / "papers").rglob("*.ipynb"))
-IMAGES = ROOT / "runs" / "smoke" / "phantom" / "synthetic" / "logex" / "shared"
+NOTEBOOKS = sorted([*(ROOT / "nbs" / "papers").rglob("*.ipynb"), *(ROOT / "nbs" / "stages").glob("*.ipynb")])
+IMAGES = ROOT / "runs" / "smoke" / "phantom" / "logex" / "images" / "logex" / "shared"
 
 
 def calls(notebook, name):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from logex_nb.report.tables import KEYS, append_runs, as_text, read_runs, summarise, write_results
 
-def runs(*rows): return pd.DataFrame([("e", "p", "d", *r) for r in rows], columns=[*KEYS, "value"])
+def runs(*rows): return pd.DataFrame([("e", "p", "d", arm, -1, *r) for arm, *r in rows], columns=[*KEYS, "value"])
 
 
 def write_one_by_one(path, method):

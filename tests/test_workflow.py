@@ -10,16 +10,17 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from logex_nb.run.study import Study, has_pool, rows
+from logex_nb.run.study import Study
 from logex_nb.run.workflow import snakemake_command
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
+CLASSIFIER = ROOT / "nbs" / "stages" / "classifier.ipynb"
 SLIPS = {
     "profile": (["--profile", "papr"], "no profile 'papr': choose from"),
     "dataset": (["--dataset", "fantom"], "unknown dataset 'fantom': choose"),
     "target": (["--target", "table9"], "no target 'table9': choose from"),
     "seeds": (["--seeds", "0;1"], "seeds are '0;1'"),
-    "rows": (["--rows", "ce,smote"], "no method 'smote': choose from"),
+    "rows": (["--rows", "ce,smote"], "no arm 'smote': choose from"),
 }
 
 
@@ -34,17 +35,15 @@ def test_a_slip_is_told_in_one_line(slip):
 
 
 def test_a_mistyped_parameter_is_refused(tmp_path):
-    notebook = Path(__file__).parent.parent / "nbs" / "papers" / "logex" / "classifier.ipynb"
-    done = subprocess.run([BIN / "logex_run", notebook, tmp_path / "run", "metod=ce"], capture_output=True, text=True)
+    done = subprocess.run([BIN / "logex_run", CLASSIFIER, tmp_path / "run", "amr=ce"], capture_output=True, text=True)
     assert done.returncode
-    assert "classifier.ipynb has no parameter 'metod': choose from" in done.stderr
+    assert "classifier.ipynb has no parameter 'amr': choose from" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
-    notebook = Path(__file__).parent.parent / "nbs" / "papers" / "logex" / "classifier.ipynb"
     (tmp_path / "run").write_text("a file stands where the folder should be")
-    done = subprocess.run([BIN / "logex_run", notebook, tmp_path / "run", "method=ce"], capture_output=True, text=True)
+    done = subprocess.run([BIN / "logex_run", CLASSIFIER, tmp_path / "run", "arm=ce"], capture_output=True, text=True)
     assert done.returncode
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
@@ -58,7 +57,7 @@ def tiny(data: Path) -> Path:
             Image.new("RGB", (8, 8), (5 * i, 0, n)).save(data / name / f"{i}.png")
             lines.append(f"{name}/{i}.png,{name},{part}")
     (data / "metadata.csv").write_text("\n".join(lines))
-    return ROOT / "runs" / "smoke" / data.name
+    return ROOT / "runs" / "smoke" / data.name / "logex"
 
 
 def long_tail(data: Path, *more: str) -> subprocess.CompletedProcess:
@@ -121,13 +120,13 @@ def test_two_runs_in_one_place(tmp_path):
     finally: forget(data)
 
 
-@pytest.mark.parametrize("target", ["logex_table2,logex_figure2,logex_figure4", "logex"])
-def test_recorded_results_do_not_pass_for_ones_made_here(tmp_path, target):
+@pytest.mark.parametrize("targets", [["table2", "figure2", "figure4"], ["all"]], ids=len)
+def test_recorded_results_do_not_pass_for_ones_made_here(tmp_path, targets):
     "Results are in git; in a fresh clone nothing that they were made from is there"
     for path in ROOT.iterdir():
         if path.name not in ("runs", ".snakemake", "results"): (tmp_path / path.name).symlink_to(path)
     shutil.copytree(ROOT / "results", tmp_path / "results", copy_function=shutil.copyfile) # newer than all else
-    command = snakemake_command("mini", "phantom", target, "0", cores=1, plan=True)
+    command = snakemake_command(Study("logex", "mini", "phantom"), targets, plan=True)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     planned = set(re.findall(r"^(\w+) +\d+$", done.stdout, re.M))
@@ -138,10 +137,9 @@ def test_plain_folder_has_no_ceiling(tmp_path):
     for name, n in (("common", 9), ("rare", 5)):
         (tmp_path / name).mkdir()
         for i in range(n): Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / name / f"{i}.png")
-    assert not has_pool("mini", f"folder:{tmp_path}")
-    assert "ceiling" not in rows(Study(), pool=False) and "ceiling" in rows(Study())
-    for only in ("", "all", "ce"): snakemake_command("mini", f"folder:{tmp_path}", "logex_table2", "0", 1, only=only)
-    with pytest.raises(ValueError, match=r"rows \['ceiling'\] need a pool"):
-        snakemake_command("mini", f"folder:{tmp_path}", "logex_table2", "0", 1, only="ce,ceiling")
+    study = lambda rows="": Study("logex", "mini", f"folder:{tmp_path}", rows)
+    assert not study().pool and "ceiling" not in study("all").table()
+    for rows in ("", "all", "ce"): snakemake_command(study(rows), ["table2"])
+    with pytest.raises(ValueError, match=r"rows \['ceiling'\] need a pool"): snakemake_command(study("ce,ceiling"), ["table2"])
     (tmp_path / "metadata.csv").write_text("file_name,label,split\ncommon/0.png,common,train\nrare/0.png,rare,pool\n")
-    assert has_pool("mini", f"folder:{tmp_path}")
+    assert study().pool and "ceiling" in study("all").table()

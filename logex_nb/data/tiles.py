@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -24,9 +25,10 @@ from .sources import Dataset
 class Tiles:
     "Images and their table"
     images: np.ndarray # RGB uint8 `[n, size, size, 3]`, on disk until indexed
-    table: pd.DataFrame # image, label, class_id, part, split, group, sha256, `n` rows
+    table: pd.DataFrame # image, label, class_id, part, split, fold, group, sha256, `n` rows
     classes: list[str] # Class names, by class id
     whole: pd.DataFrame | None = None # The table before any subset
+    masks: np.ndarray | None = None # Lesions, bool `[n, size, size]`, if the data have masks
 
     def __post_init__(self):
         if self.whole is None: self.whole = self.table
@@ -36,48 +38,55 @@ class Tiles:
     def _ids(self, part: str) -> list[int]:
         return sorted(self.whole.class_id[self.whole.part == part].unique().tolist())
 
-    @property
-    def head_ids(self) -> list[int]:
-        "Ids of the head classes"
-        return self._ids("head")
+# %% ../../nbs/data/tiles.ipynb #g001
+@patch(as_prop=True)
+def head_ids(self: Tiles) -> list[int]:
+    "Ids of the head classes"
+    return self._ids("head")
 
-    @property
-    def tail_ids(self) -> list[int]:
-        "Ids of the tail classes"
-        return self._ids("tail")
 
-    @property
-    def labels(self) -> np.ndarray:
-        "Class ids, int64 `[n]`"
-        return self.table.class_id.to_numpy(np.int64)
+@patch(as_prop=True)
+def tail_ids(self: Tiles) -> list[int]:
+    "Ids of the tail classes"
+    return self._ids("tail")
 
-    @property
-    def class_counts(self) -> np.ndarray:
-        "Training images of each class, int64 `[c]`"
-        ids = self.whole.class_id[self.whole.split == "train"]
-        return np.bincount(ids, minlength=len(self.classes))
+# %% ../../nbs/data/tiles.ipynb #g002
+@patch(as_prop=True)
+def labels(self: Tiles) -> np.ndarray:
+    "Class ids, int64 `[n]`"
+    return self.table.class_id.to_numpy(np.int64)
 
-    def subset(
-        self,
-        **wanted: str | Sequence[str], # A value, or several, of split, part, label or group
-    ) -> "Tiles": # Those images
-        "The images whose columns have the `wanted` values"
-        keep = np.ones(len(self), bool)
-        for column, values in wanted.items():
-            values, known = np.atleast_1d(values).tolist(), list(pd.unique(self.whole[column]))
-            for value in set(values) - set(known):
-                raise ValueError(f"no {column} {value!r}: choose from {known}")
-            keep &= self.table[column].isin(values).to_numpy()
-        rows = np.flatnonzero(keep)
-        whole_run = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-        images = self.images[rows[0]:rows[-1] + 1] if whole_run else self.images[rows]
-        return replace(self, images=images, table=self.table[keep].reset_index(drop=True))
+
+@patch(as_prop=True)
+def class_counts(self: Tiles) -> np.ndarray:
+    "Training images of each class, int64 `[c]`"
+    ids = self.whole.class_id[self.whole.split == "train"]
+    return np.bincount(ids, minlength=len(self.classes))
+
+# %% ../../nbs/data/tiles.ipynb #g004
+@patch
+def subset(
+    self: Tiles,
+    **wanted: str | int | Sequence[str] | Sequence[int], # A value, or several, of split, fold, part, label or group
+) -> Tiles: # Those images
+    "The images whose columns have the `wanted` values"
+    keep = np.ones(len(self), bool)
+    for column, values in wanted.items():
+        values, known = np.atleast_1d(values).tolist(), list(pd.unique(self.whole[column]))
+        for value in set(values) - set(known):
+            raise ValueError(f"no {column} {value!r}: choose from {known}")
+        keep &= self.table[column].isin(values).to_numpy()
+    rows = np.flatnonzero(keep)
+    whole_run = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
+    pick = slice(rows[0], rows[-1] + 1) if whole_run else rows
+    masks = None if self.masks is None else self.masks[pick]
+    return replace(self, images=self.images[pick], masks=masks, table=self.table[keep].reset_index(drop=True))
 
 # %% ../../nbs/data/tiles.ipynb #c014
 def pack(
     dataset: Dataset, # Where the pixels come from
     split: pd.DataFrame, # What `make_split` returned
-    folder: Path | str, # Receives images.npy and split.csv
+    folder: Path | str, # Receives images.npy, split.csv and, with masks, masks.npy
     size: int, # Edge in px
 ) -> "Tiles": # The packed images, read back
     "Decode and resize every image of a split once"
@@ -90,6 +99,9 @@ def pack(
         for start in tqdm(range(0, n, step), desc="pack", disable=n <= 2 * step):
             images[start:start + step] = dataset.read(split[start:start + step], size)
         images.flush()
+    (folder / "masks.npy").unlink(missing_ok=True)
+    if dataset.read_masks:
+        with atomic(folder / "masks.npy") as tmp, open(tmp, "wb") as f: np.save(f, dataset.read_masks(split, size))
     drawn = [h or sha256(x.tobytes()) for h, x in zip(split.sha256, images)]
     with atomic(folder / "split.csv") as tmp: split.assign(sha256=drawn).to_csv(tmp, index=False)
     return load_tiles(folder)
@@ -108,21 +120,25 @@ def load_tiles(
     if len(images) != len(table):
         raise ValueError(f"{folder} has {len(images)} images and {len(table)} rows: pack it again")
     names = table.drop_duplicates("class_id").sort_values("class_id").label
-    return Tiles(images, table, names.tolist())
+    masks = np.load(folder / "masks.npy", mmap_mode="r") if (folder / "masks.npy").exists() else None
+    return Tiles(images, table, names.tolist(), masks=masks)
 
 # %% ../../nbs/data/tiles.ipynb #c016
 def save_tiles(
     tiles: Tiles, # Images and table
-    folder: Path | str, # Receives images.npy and split.csv, for `load_tiles`
+    folder: Path | str, # Receives what `load_tiles` reads
 ) -> None:
     "Write tiles that were changed or made"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "split.csv").unlink(missing_ok=True)
-    with atomic(folder / "images.npy") as tmp, open(tmp, "wb") as f: np.save(f, tiles.images)
+    (folder / "masks.npy").unlink(missing_ok=True)
+    for name, arrays in (("images", tiles.images), ("masks", tiles.masks)):
+        if arrays is None: continue
+        with atomic(folder / f"{name}.npy") as tmp, open(tmp, "wb") as f: np.save(f, arrays)
     with atomic(folder / "split.csv") as tmp: tiles.table.to_csv(tmp, index=False)
 
-# %% ../../nbs/data/tiles.ipynb #c022
+# %% ../../nbs/data/tiles.ipynb #c024
 def contact_sheet(
     tiles: Tiles, # What to show
     columns: int = 10, # Images per row at most

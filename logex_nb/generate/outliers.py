@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..classify.backbones import ImageClassifier
 from ..classify.batches import hold
-from ..classify.checkpoints import fingerprint as run_key
+from ..classify.checkpoints import run_key
 from ..classify.energy import check_recipe
 from ..classify.losses import cross_entropy
 from ..classify.outputs import predict

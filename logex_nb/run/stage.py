@@ -9,6 +9,7 @@ __all__ = ['KEEP_MEMORY', 'PAPERMILL', 'typed_parameters', 'execute', 'logex_run
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,10 @@ import nbformat
 import papermill
 from fastcore.script import Param, call_parse
 from traitlets.config import Config
+
+from ..core import write_json
+from .reruns import code_of
+from .terminal import BarReporter, report_stage
 
 # %% ../../nbs/run/stage.ipynb #c005
 def typed_parameters(
@@ -36,23 +41,26 @@ def typed_parameters(
 # %% ../../nbs/run/stage.ipynb #c007
 KEEP_MEMORY = ":".join(f"glibc.malloc.{name}={value}" for name, value in dict(
     hugetlb=1, mmap_threshold=4 << 30, trim_threshold=8 << 30, top_pad=256 << 20).items())
-PAPERMILL = "Input Notebook", "Output Notebook", "Working directory", "Executing", "Ending Cell" # what it says of itself
+PAPERMILL = "Input Notebook", "Output Notebook", "Working directory", "Executing", "Ending Cell", "<Figure size " # of itself, of pictures
 
 
 def execute(
     notebook: Path | str, # An experiment
-    folder: Path | str, # Its stage folder; `notebook.ipynb` and `record.json` end up there
+    folder: Path | str, # Receives `notebook.ipynb` and `code.json`, what it was made of
+    record: Path | str | None = None, # The record that the notebook writes last; `record.json` in `folder` if not given
+    also: Sequence[str] = (), # Definitions that it looks up at run time, such as 'data.sources.Phantom'
     **given, # Parameters by name
 ) -> None:
     "Run a parameterised notebook; it is done when its record is there, and only then"
     notebook, folder = Path(notebook), Path(folder)
-    values = typed_parameters(notebook, given)
+    record = Path(record or folder / "record.json")
+    values, code = typed_parameters(notebook, given), code_of(notebook, *also)
     os.environ.setdefault("GLIBC_TUNABLES", KEEP_MEMORY) # read by the kernel's C library when it starts
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in ("error.txt", "record.json"): (folder / stale).unlink(missing_ok=True)
+    for stale in (folder / "error.txt", folder / "code.json", record): stale.unlink(missing_ok=True)
     log, shown = logging.getLogger("papermill"), logging.StreamHandler(sys.stdout)
     shown.addFilter(lambda r: not r.getMessage().startswith(PAPERMILL) and bool(r.getMessage().strip()))
-    log.handlers, log.propagate = [shown], False
+    log.handlers, log.propagate = [shown, BarReporter(folder)], False
     log.setLevel(logging.INFO)
     running = folder / "running.ipynb"
     try:
@@ -62,13 +70,15 @@ def execute(
                 log_output=True, progress_bar=False, coalesce_streams=True, request_save_on_cell_execute=False,
                 extra_arguments=["--log-level=CRITICAL"], # being told to end is no error; what cells print is not touched
                 config=Config(KernelManager=dict(transport="ipc", ip=f"{sockets}/socket")))
-        if not (folder / "record.json").exists(): raise RuntimeError("the kernel ended without a record")
+        if not record.exists(): raise RuntimeError("the kernel ended without a record")
     except Exception as e:
         reason = f"{e.ename}: {e.evalue}" if hasattr(e, "evalue") else f"{type(e).__name__}: {e}"
         with suppress(OSError): # a full disk is told below, too
             (folder / "error.txt").write_text(f"{notebook.name}: {reason} (see {running})\n")
         raise RuntimeError(f"{notebook.name}: {reason}") from None
     running.replace(folder / "notebook.ipynb")
+    special = {k: str(v) for k, v in given.items() if k not in ("paper", "profile", "dataset")} # those are in the folder's path
+    write_json(folder / "code.json", dict(code=code, parameters=special))
 
 # %% ../../nbs/run/stage.ipynb #c017
 @call_parse
@@ -76,7 +86,10 @@ def logex_run(
     notebook: Path, # Experiment notebook
     folder: Path, # Stage folder
     given: Param("Parameters as NAME=VALUE", str, nargs="*"),
+    record: str = "", # The record that it writes; record.json in the stage folder if empty
+    also: str = "", # Comma-separated definitions that it looks up at run time
 ):
     "Run one experiment notebook with papermill"
-    try: execute(notebook, folder, **dict(g.split("=", 1) for g in given))
+    try:
+        with report_stage(folder, record): execute(notebook, folder, record or None, also.split(",") if also else (), **dict(g.split("=", 1) for g in given))
     except (ValueError, RuntimeError, OSError) as e: sys.exit(f"error: {e}")

@@ -1,0 +1,218 @@
+# Which notebook of LoGex makes which file. A stage is done when its record.json is there, which it writes last;
+# everything else in its folder stays out of `output`, so that a stage that died can resume from it.
+from logex_nb.run.workflow import Stage, needs_of, study_of
+
+study = study_of(config)
+SEEDS = [int(s) for s in str(config["seeds"]).split(",")]
+POOL, ROWS, FIRST = study.pool, study.table(), study.generation(SEEDS[0])
+BY_STAGE = {stage: "|".join(k for k, g in study.generators.items() if g.stage == stage) for stage in ("images", "outliers")}
+GUIDES = "|".join({g.guide for g in study.generators.values() if g.stage == "images"})
+ASKED = dict(seeds=str(config["seeds"]), rows=study.rows)
+
+
+# What papers share
+
+module shared_data:
+    snakefile: "../../stages/data.smk"
+    config: config
+
+module shared_base:
+    snakefile: "../../stages/base.smk"
+    config: config
+
+module shared_autoencoder:
+    snakefile: "../../stages/autoencoder.smk"
+    config: config
+
+module shared_lora:
+    snakefile: "../../stages/lora.smk"
+    config: config
+
+module shared_classifier:
+    snakefile: "../../stages/classifier.smk"
+    config: config
+
+use rule * from shared_data
+use rule * from shared_base
+use rule * from shared_autoencoder
+use rule * from shared_lora
+use rule classifier from shared_classifier
+
+# LoRAs and classifiers that guide come first: generation waits for them
+use rule classifier from shared_classifier as guide with:
+    wildcard_constraints: arm=GUIDES, seed=r"\d+"
+    priority: 4
+
+ruleorder: guide > classifier
+
+
+# What can be asked for
+
+def stage(name, *parts, **parameters):
+    return Stage(study, name, parts, parameters)
+
+
+def records(name, *parts):
+    return stage(name, *map(str, parts)).record
+
+
+def trained(arms, seeds=SEEDS):
+    return [records(study.arms[k].trainer, k, f"seed{s}") for k in arms for s in seeds]
+
+
+def drawn(generators):
+    return [records(study.generators[g].stage, g, FIRST) for g in generators]
+
+
+rule all:
+    localrule: True
+    default_target: True
+    input: [records(t) for t, about in study.about["targets"].items() if not about.get("alone") and (POOL or not about.get("pool"))]
+
+
+# Images. One core each: generators side by side draw 1.2 times as much as one on two cores, a classifier fits beside one,
+# and the pictures do not depend on how many cores there are. Idle cores help, at the lowest priority
+
+images = stage("images", "{generator}", "{generation}", generator="{generator}", generation="{generation}")
+outliers = stage("outliers", "{generator}", "{generation}", generator="{generator}", generation="{generation}")
+
+
+def steered_by(w):
+    "LoRA and classifier of a generator: a shared one takes seed 0, another its own"
+    chosen = study.generators[w.generator]
+    lora = [records("lora", chosen.lora, w.generation)] if chosen.lora else []
+    return [*trained([chosen.guide], [0 if w.generation == "shared" else int(w.generation.removeprefix("seed"))]), *lora]
+
+
+def sampling(w):
+    return study.sampling(w.generator, study.generation_seed(w.generation))
+
+
+rule images:
+    input: records("data"), records("base"), steered_by
+    output: images.outputs
+    wildcard_constraints: generator=BY_STAGE["images"], generation=r"shared|seed\d+"
+    params: made_of=lambda w: images.made_of(w, prompt=study.choices.prompt, generator=study.generators[w.generator], sampling=sampling(w))
+    threads: 1
+    priority: 3
+    resources: gpu=1
+    shell: images.command
+
+
+rule outliers:
+    input: records("data"), records("base"), [records("autoencoder")] if study.choices.decoded else [],
+           lambda w: [records("lora", "tail", w.generation)] if study.settings("dream_ood").lora else []
+    output: outliers.outputs
+    wildcard_constraints: generator=BY_STAGE["outliers"], generation=r"shared|seed\d+"
+    params: made_of=lambda w: outliers.made_of(w, training=study.settings("training"), decoded=study.choices.decoded, sampling=sampling(w))
+    threads: 1
+    priority: 2
+    resources: gpu=1
+    shell: outliers.command
+
+
+# The detector of Dream-OOD
+
+energy = stage("energy", "{arm}", "seed{seed}", arm="{arm}", seed="{seed}")
+
+
+def learned(w):
+    return dict(training=study.training(w.arm), arm=study.arms[w.arm], decoded=study.choices.decoded)
+
+
+rule energy:
+    input: lambda w: needs_of(study, w.arm, w.seed)
+    output: energy.outputs
+    wildcard_constraints: arm="|".join(k for k, arm in study.arms.items() if arm.trainer == "energy"), seed=r"\d+"
+    params: made_of=lambda w: energy.made_of(w, energy=study.settings("energy"), **learned(w))
+    threads: 1
+    resources: gpu=1
+    shell: energy.command
+
+
+# Tables and figures
+
+table2 = stage("table2", **ASKED)
+
+rule table2:
+    input: trained(ROWS)
+    output: table2.outputs
+    params: made_of=table2.made_of(None, rows=list(ROWS), seeds=SEEDS)
+    shell: table2.command
+
+
+cost = stage("cost", **ASKED)
+
+rule cost:
+    input: records("table2"), trained(ROWS), drawn({g for arm in ROWS.values() for g in arm.generators})
+    output: cost.outputs
+    params: made_of=cost.made_of(None, rows=list(ROWS), seeds=SEEDS)
+    shell: cost.command
+
+
+for name, arm in dict(table1="ce", table3="ce", table3_fifty="fifty").items():
+    scores = stage(name, table=name, arm=arm, seeds=ASKED["seeds"])
+
+    rule:
+        name: name
+        input: trained([arm])
+        output: scores.outputs
+        params: made_of=scores.made_of(None, arm=arm, seeds=SEEDS), command=scores.command
+        shell: "{params.command}" # of this turn of the loop; a name would be looked up after the last one
+
+
+figure2 = stage("figure2", generation=FIRST)
+
+rule figure2:
+    input: records("data"), drawn(["logex"]), trained(["oracle"], [0])
+    output: figure2.outputs
+    params: made_of=figure2.made_of(None)
+    shell: figure2.command
+
+
+figure3 = stage("figure3", seeds=ASKED["seeds"])
+POINTS = study.points(study.choices.counts, study.settings("guidance").per_class, "ce", "logex", "only_lora")
+
+rule figure3:
+    input: trained(POINTS.values())
+    output: figure3.outputs
+    params: made_of=figure3.made_of(None, points=POINTS, seeds=SEEDS)
+    shell: figure3.command
+
+
+figure4 = stage("figure4")
+
+rule figure4:
+    input: records("data")
+    output: figure4.outputs
+    params: made_of=figure4.made_of(None)
+    shell: figure4.command
+
+
+# Generators whose images show the class that they were asked for
+DRAWN = list(dict.fromkeys(["logex", *(g for arm in ROWS.values() if arm.tail_named for g in arm.generators)]))
+oracle = stage("oracle", generation=FIRST, generators=",".join(DRAWN))
+
+rule oracle:
+    input: records("data"), drawn(DRAWN), trained(["oracle"], [0])
+    output: oracle.outputs
+    params: made_of=oracle.made_of(None, generators=DRAWN)
+    shell: oracle.command
+
+
+quality = stage("quality", generation=FIRST, generators=",".join(DRAWN))
+
+rule quality:
+    input: records("data"), records("base"), drawn(DRAWN), trained(["oracle", "ce", "only_lora", "logex"], [0])
+    output: quality.outputs
+    params: made_of=quality.made_of(None, generators=DRAWN)
+    shell: quality.command
+
+
+ablation = stage("ablation", generation=FIRST)
+
+rule ablation:
+    input: records("data"), drawn(["logex", *study.variants()]), trained(["oracle"], [0])
+    output: ablation.outputs
+    params: made_of=ablation.made_of(None, variants=list(study.variants()), images=study.choices.variant_images)
+    shell: ablation.command

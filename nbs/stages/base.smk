@@ -1,0 +1,15 @@
+# The generator that LoRA adapts
+from logex_nb.run.workflow import Stage, study_of
+
+study = study_of(config)
+data, base = Stage(study, "data"), Stage(study, "base")
+settings = dict(base=study.choices.base, prompt=study.choices.prompt, architecture=study.settings("architecture"), pretrain=study.settings("pretrain"))
+
+
+rule base:
+    input: data.record
+    output: base.outputs
+    params: made_of=lambda w: base.made_of(w, **settings)
+    threads: 2
+    resources: gpu=1
+    shell: base.command

@@ -1,0 +1,15 @@
+# A LoRA on the tail
+from logex_nb.run.workflow import Stage, study_of
+
+study = study_of(config)
+lora = Stage(study, "lora", ("{lora}", "{generation}"), dict(lora="{lora}", generation="{generation}"))
+
+
+rule lora:
+    input: Stage(study, "data").record, Stage(study, "base").record
+    output: lora.outputs
+    params: made_of=lambda w: lora.made_of(w, prompt=study.choices.prompt, lora=study.settings("lora", **study.differences("loras", w.lora)))
+    threads: 1
+    priority: 5
+    resources: gpu=1
+    shell: lora.command
