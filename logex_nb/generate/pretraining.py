@@ -9,22 +9,22 @@ __all__ = ['Pretrain', 'schedule', 'fit', 'snr_weights', 'pretrain']
 import copy
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from diffusers import ModelMixin, StableDiffusionPipeline
+from diffusers import ModelMixin
 from torch import nn
 from tqdm import tqdm
 
 from ..core import atomic, autocast, child_seed, settled, sha256
 from .pipeline import (
-    Architecture, build_pipeline, encode_images, encode_prompts, fingerprint, write_sums)
+    Architecture, StableDiffusionPipeline, build_pipeline, encode_images, encode_prompts, fingerprint, save_pipeline)
 
 # %% ../../nbs/generate/pretraining.ipynb #c005
 @dataclass(frozen=True)
@@ -57,6 +57,17 @@ def schedule(
     return .5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 # %% ../../nbs/generate/pretraining.ipynb #c009
+def _update(net: nn.Module, mean: nn.Module, opt: torch.optim.Optimizer, loss: torch.Tensor, decay: float) -> float | str:
+    "One clipped step of `net` and its average `mean`; the loss, or what is not finite, in words"
+    if not torch.isfinite(loss): return f"loss is {loss.item()}"
+    opt.zero_grad(), loss.backward()
+    norm = nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    if not torch.isfinite(norm): return f"gradient norm is {norm.item()}"
+    opt.step()
+    for m, p in zip(mean.parameters(), net.parameters()): m.lerp_(p.detach(), 1 - decay)
+    return loss.item()
+
+# %% ../../nbs/generate/pretraining.ipynb #1d847b11
 def fit(
     net: nn.Module, # Trained in place; ends with the averaged weights
     loss_at: Callable[[int], torch.Tensor], # Loss of update `step`, drawing only from seeds of that step
@@ -67,6 +78,7 @@ def fit(
     key: str = "", # What the fit depends on; a checkpoint with another key is not resumed
     every: int = 500, # Updates between checkpoints
     desc: str = "fit", # Shown beside the progress bar
+    progress: bool = True, # Show the bar
 ) -> pd.DataFrame: # Columns `step`, `loss` (mean since the last row)
     "Minimise `loss_at` over `net`, resumable at any checkpoint"
     opt = torch.optim.AdamW(net.parameters(), lr, betas=(.9, .99), weight_decay=1e-4)
@@ -75,20 +87,14 @@ def fit(
     if state.get("key") == key:
         net.load_state_dict(state["net"]), mean.load_state_dict(state["mean"]), opt.load_state_dict(state["opt"])
         start, history = state["step"], state["history"]
-    diverged = lambda what, step: f"{desc}: {what} at update {step}; the last good checkpoint is {checkpoint}: lower the learning rate"
     net.train()
-    bar = tqdm(range(start, steps), initial=start, total=steps, desc=desc, mininterval=5)
+    bar = tqdm(range(start, steps), initial=start, total=steps, desc=desc, mininterval=5, disable=not progress)
     for step in bar:
-        loss = loss_at(step)
-        if not torch.isfinite(loss): raise RuntimeError(diverged(f"loss is {loss.item()}", step))
         for group in opt.param_groups: group["lr"] = lr * schedule(step, steps)
-        opt.zero_grad(), loss.backward()
-        norm = nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        if not torch.isfinite(norm): raise RuntimeError(diverged(f"gradient norm is {norm.item()}", step))
-        opt.step()
-        decay = min(ema, (step + 1) / (step + 10))
-        for m, p in zip(mean.parameters(), net.parameters()): m.lerp_(p.detach(), 1 - decay)
-        recent.append(loss.item())
+        found = _update(net, mean, opt, loss_at(step), decay=min(ema, (step + 1) / (step + 10)))
+        if isinstance(found, str):
+            raise RuntimeError(f"{desc}: {found} at update {step}; the last good checkpoint is {checkpoint}: lower the learning rate")
+        recent.append(found)
         if (step + 1) % every == 0 or step + 1 == steps:
             history.append((step + 1, sum(recent) / len(recent)))
             bar.set_postfix(loss=f"{history[-1][1]:.4f}")
@@ -120,7 +126,7 @@ def _dihedral(
     x = x.rot90(k % 4, (-2, -1))
     return x.flip(-1) if k >= 4 else x
 
-
+# %% ../../nbs/generate/pretraining.ipynb #1cd92099
 def _depends_on(
     net: ModelMixin, # What is trained
     images: np.ndarray, # Training images
@@ -133,13 +139,14 @@ def _depends_on(
     told = json.dumps([sizes, captions, settings, seed], sort_keys=True)
     return sha256(told.encode() + np.ascontiguousarray(images).tobytes())
 
-
+# %% ../../nbs/generate/pretraining.ipynb #2ab84ec2
 def _pretrain_vae(
     pipe: StableDiffusionPipeline, # Its VAE is trained in place, and its scaling factor set
     images: np.ndarray, # uint8 `[n, h, w, 3]`
     config: Pretrain, # `vae_*`, `kl`, `edges`
     folder: Path, # For the checkpoint
     seed: int = 0, # Seeds batches and posterior samples
+    progress: bool = True, # Show a bar
 ) -> pd.DataFrame: # Loss history
     "Train the autoencoder on `images`, then scale its latents to unit variance"
     vae = pipe.vae.requires_grad_(True)
@@ -158,7 +165,7 @@ def _pretrain_vae(
     names = ("vae_steps", "vae_batch", "vae_lr", "kl", "edges", "ema", "precision")
     key = _depends_on(vae, images, [], {name: getattr(config, name) for name in names}, seed)
     history = fit(vae, loss_at, config.vae_steps, config.vae_lr, config.ema, folder / "vae.pt", key,
-                  config.checkpoint_every, "autoencoder")
+                  config.checkpoint_every, "autoencoder", progress)
     vae.requires_grad_(False)
     vae.register_to_config(scaling_factor=1.0)
     vae.register_to_config(scaling_factor=float(1 / encode_images(pipe, images[:512]).std()))
@@ -173,7 +180,23 @@ def snr_weights(
     snr = alphas_cumprod / (1 - alphas_cumprod)
     return snr.clamp(max=ceiling) / snr if ceiling else torch.ones_like(snr)
 
+# %% ../../nbs/generate/pretraining.ipynb #d0ab1e3f
+def _encode_views(pipe: StableDiffusionPipeline, images: np.ndarray) -> torch.Tensor: # `[8, n, 4, h, w]`
+    "Latents of all rotations and reflections"
+    views = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1)
+    return torch.stack([encode_images(pipe, _dihedral(views, k).movedim(1, -1).numpy()) for k in range(8)])
 
+# %% ../../nbs/generate/pretraining.ipynb #be44397b
+def _errors(unet: nn.Module, z: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, context: torch.Tensor,
+            alphas: torch.Tensor, precision: str) -> torch.Tensor: # `[n]`
+    "Squared error of the predicted noise, the mean over each latent"
+    a, device = alphas[t].view(-1, 1, 1, 1), unet.device
+    noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+    with autocast(device, precision):
+        out = unet(noisy.to(device), t.to(device), context.to(device)).sample
+    return (out.float() - noise.to(device)).square().mean((1, 2, 3))
+
+# %% ../../nbs/generate/pretraining.ipynb #4355eb0c
 def _pretrain_unet(
     pipe: StableDiffusionPipeline, # Its UNet is trained in place, its VAE and text encoder are used
     images: np.ndarray, # uint8 `[n, h, w, 3]`
@@ -181,15 +204,11 @@ def _pretrain_unet(
     config: Pretrain, # `unet_*`, `caption_dropout`, `min_snr`
     folder: Path, # For the checkpoint
     seed: int = 0, # Seeds batches, steps and noise
+    progress: bool = True, # Show a bar
 ) -> pd.DataFrame: # Loss history
     "Train the UNet to predict the noise in latents of `images`"
     unet, alphas = pipe.unet.requires_grad_(True), pipe.scheduler.alphas_cumprod
-    views = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1)
-
-    @cache # on the first update: a finished fit that is only loaded needs none
-    def latents() -> torch.Tensor: # `[8, n, 4, h, w]`
-        return torch.stack([encode_images(pipe, _dihedral(views, k).movedim(1, -1).numpy()) for k in range(8)])
-
+    latents = cache(lambda: _encode_views(pipe, images)) # on the first update: a finished fit that is only loaded needs none
     texts = sorted(set(captions))
     embeds = encode_prompts(pipe, ["", *texts]).cpu()
     text_of = torch.tensor([1 + texts.index(c) for c in captions])
@@ -203,18 +222,13 @@ def _pretrain_unet(
         z = latents()[k, i]
         noise = torch.randn(z.shape, generator=g)
         empty = torch.rand(n, generator=g) < config.caption_dropout
-        a = alphas[t].view(-1, 1, 1, 1)
-        noisy, context = a.sqrt() * z + (1 - a).sqrt() * noise, embeds[text_of[i].masked_fill(empty, 0)]
-        device = unet.device
-        with autocast(device, config.precision):
-            out = unet(noisy.to(device), t.to(device), context.to(device)).sample
-        gap = (out.float() - noise.to(device)).square().mean((1, 2, 3))
-        return (weights[t].to(device) * gap).mean()
+        errors = _errors(unet, z, noise, t, embeds[text_of[i].masked_fill(empty, 0)], alphas, config.precision)
+        return (weights[t].to(unet.device) * errors).mean()
 
     sees = dict(latents=fingerprint(pipe.vae), texts=sha256(embeds.numpy().tobytes())) # a resumed UNet must see the same
     key = _depends_on(unet, images, captions, asdict(replace(config, checkpoint_every=0, images=0)) | sees, seed)
     history = fit(unet, loss_at, config.unet_steps, config.unet_lr, config.ema, folder / "unet.pt", key,
-                  config.checkpoint_every, "UNet")
+                  config.checkpoint_every, "UNet", progress)
     unet.requires_grad_(False)
     return history
 
@@ -227,6 +241,7 @@ def pretrain(
     folder: Path | str, # Gets `pipeline/`, histories and checkpoints; started again it goes on
     seed: int = 0, # Seeds weights, batches and noise
     device: str = "cpu", # Where to train
+    progress: bool = True, # Show bars
 ) -> StableDiffusionPipeline: # Frozen; the same as in `folder/pipeline`
     "Autoencoder, then UNet, saved in the layout of diffusers"
     if images.shape[1:3] != (architecture.image_size,) * 2:
@@ -234,9 +249,8 @@ def pretrain(
                          f"{architecture.image_size} px: set image_size in [architecture] or size in [split]")
     folder, config = Path(folder), settled(config, device)
     pipe = build_pipeline(captions, architecture, seed).to(device)
-    for name, history in (("vae", _pretrain_vae(pipe, images, config, folder, seed)),
-                          ("unet", _pretrain_unet(pipe, images, captions, config, folder, seed))):
+    for name, history in (("vae", _pretrain_vae(pipe, images, config, folder, seed, progress)),
+                          ("unet", _pretrain_unet(pipe, images, captions, config, folder, seed, progress))):
         with atomic(folder / f"{name}.csv") as tmp: history.to_csv(tmp, index=False)
-    pipe.save_pretrained(folder / "pipeline")
-    write_sums(folder / "pipeline")
+    save_pipeline(pipe, folder / "pipeline")
     return pipe
