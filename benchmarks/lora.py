@@ -17,7 +17,7 @@ import torch
 from guidance import sd14_shaped
 
 from logex_nb.core import child_seed, environment, repo_root, write_json
-from logex_nb.generate.lora import Lora, accumulate, add_lora, draw, encode_once
+from logex_nb.generate.lora import Lora, accumulate, add_lora, encode_once, noised_batch
 from logex_nb.generate.pipeline import build_pipeline, encode_prompts, load_pipeline
 
 
@@ -69,9 +69,9 @@ def setting(pipe, images, prompts, config, rounds):
         optimizer.step()
 
     arms = dict(encoding=lambda s: step(draw_encoding(pipe, images, prompts, config, 0, s), config),
-                cached=lambda s: step(draw(encoded, pipe.scheduler, config, 0, s), config))
+                cached=lambda s: step(noised_batch(encoded, pipe.scheduler, config, 0, s), config))
     if one_pass != config:
-        arms["cached_one_pass"] = lambda s: step(draw(encoded, pipe.scheduler, one_pass, 0, s), one_pass)
+        arms["cached_one_pass"] = lambda s: step(noised_batch(encoded, pipe.scheduler, one_pass, 0, s), one_pass)
     s = measure(arms, rounds, device)
     ratios = {f"{k}_over_encoding": round(s["encoding"] / v, 2) for k, v in s.items() if k != "encoding"}
     return dict(batch=config.batch, accumulation=config.accumulation, precision=config.precision,

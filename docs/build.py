@@ -34,7 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES, SITE = ROOT / "_docsrc", ROOT / "_docs"
 ROOMS = dict( # In reading order, with the pages to begin with; further ones follow those that they import
     start_here="", tutorials="your_data which_score watch_guidance trust", core="", phantom="histology", data="",
-    detect="", classify="", generate="", judge="", report="", run="", stages="data base autoencoder lora classifier", papers="")
+    detect="", classify="", generate="", judge="", report="", run="", stages="data base autoencoder lora classifier",
+    papers="")
 MATHJAX = "https://registry.npmjs.org/mathjax/-/mathjax-3.2.2.tgz"
 MATHJAX_SHA256 = "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09"
 PICTURE = re.compile(r"data:image/(png|jpeg|gif);base64,([A-Za-z0-9+/=\s]+)")
@@ -116,7 +117,7 @@ def _symbols(cell: NotebookNode) -> dict[str, tuple[str, str]]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             comment = lines[node.lineno - 1].partition(" # ")[2]
             found |= {target.id: ("data", comment) for target in targets if isinstance(target, ast.Name)}
-    return {name: about for name, about in found.items() if name[0] != "_"}
+    return {name: about for name, about in found.items() if not re.search(r"(^|\.)_", name)}
 
 
 def _heading(module: str, symbols: dict[str, tuple[str, str]]) -> NotebookNode:
@@ -187,7 +188,7 @@ def contents(
 def _caption(name: str) -> str: # Of its room
     room, *inside = name.split("/")
     if room == "papers": return _paper(inside[0]).get("title", inside[0])
-    return room.capitalize() if inside or room == "core" else ""
+    return dict(start_here="", symbols="Reference").get(room, room.capitalize())
 
 
 def _reading_order(name: str) -> tuple:
@@ -224,7 +225,7 @@ def symbols(
     for name in sorted(found, key=_reading_order):
         if not (known := found[name].metadata["symbols"]): continue
         module = "logex_nb." + name.replace("/", ".")
-        parts.append(f"## {{py:obj}}`{module}`\n\n| symbol | what it is |\n|---|---|")
+        parts.append(f"## {{py:obj}}`{name.replace('/', '.')} <{module}>`\n\n| symbol | what it is |\n|---|---|")
         parts[-1] += "".join(f"\n| {{py:obj}}`{symbol} <{module}.{symbol}>` | {what.replace('|', chr(92) + '|')} |"
                              for symbol, (_, what) in known.items())
     page = nbformat.v4.new_notebook(cells=[new_markdown_cell(part) for part in parts])
@@ -272,8 +273,8 @@ def site() -> None:
     "Make _docs/ from nbs/ and results/; what sphinx warns of is an error"
     found = pages(ROOT / "nbs")
     relink(found)
-    missing = set(_exported()) - {f"{name}.{symbol}" for name, page in found.items() for symbol in page.metadata["symbols"]}
-    if missing: sys.exit(f"error: no page shows {', '.join(sorted(missing))}")
+    shown = {f"{name}.{symbol}" for name, page in found.items() for symbol in page.metadata["symbols"]}
+    if missing := sorted(set(_exported()) - shown): sys.exit(f"error: no page shows {', '.join(missing)}")
     found["symbols"] = symbols(found)
     found["index"].cells += contents(found)
     for folder in (SOURCES, SITE): shutil.rmtree(folder, ignore_errors=True)
@@ -303,7 +304,8 @@ def dead_links(
     folder: Path, # A site
 ) -> list[str]: # `page: link`, for each that leads to no file, or to no place in it
     "Every local link and picture of every page, followed"
-    texts = {path.resolve(): path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}
+    pages = [path for path in folder.rglob("*.html") if "_static" not in path.parts]
+    texts = {path.resolve(): path.read_text(encoding="utf-8") for path in pages}
     places = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in texts.items()}
     dead = []
     for page, text in texts.items():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from logex_nb.generate.lora import WEIGHTS, Lora, accumulate, add_lora, draw, encode_once, load_lora, train_lora
+from logex_nb.generate.lora import WEIGHTS, Lora, accumulate, add_lora, encode_once, load_lora, noised_batch, train_lora
 from logex_nb.generate.pipeline import Architecture, build_pipeline, load_pipeline
 
 QUICK = Lora(steps=2, batch=2, accumulation=1, lr=1e-2, precision="fp32")
@@ -68,7 +68,7 @@ def test_gradient_by_finite_differences(base):
     params = add_lora(pipe.unet.double(), QUICK, 0)
     for p in params: p.data = torch.randn_like(p.double()) * .1
     encoded = encode_once(pipe, IMAGES, PROMPTS, QUICK)
-    inputs, noise = draw(encoded, pipe.scheduler, QUICK, 0, 0)
+    inputs, noise = noised_batch(encoded, pipe.scheduler, QUICK, 0, 0)
     inputs, noise = (inputs[0].double(), inputs[1], inputs[2].double()), noise.double()
     loss = lambda: ((pipe.unet(*inputs).sample - noise) ** 2).mean().item()
     accumulate(pipe.unet, inputs, noise, QUICK)
@@ -85,7 +85,7 @@ def test_posterior_is_sampled(base):
     pipe = load_pipeline(base)
     encoded = encode_once(pipe, IMAGES[:1], PROMPTS[:1], replace(QUICK, hflip=False))
     config = replace(QUICK, batch=2000)
-    (noisy, times, _), noise = draw(encoded, pipe.scheduler, config, 0, 0)
+    (noisy, times, _), noise = noised_batch(encoded, pipe.scheduler, config, 0, 0)
     abar = pipe.scheduler.alphas_cumprod[times].view(-1, 1, 1, 1).double()
     clean = (noisy - (1 - abar).sqrt() * noise) / abar.sqrt()
     assert (clean.std(0) / encoded.std[0, 0] - 1).abs().mean() < .05
@@ -99,7 +99,7 @@ def test_each_image_equally_often(base):
     encoded.mean.copy_(torch.arange(4.).view(4, 1, 1, 1, 1).expand_as(encoded.mean))
     seen = []
     for step in range(8):
-        (noisy, times, _), noise = draw(encoded, pipe.scheduler, config, 0, step)
+        (noisy, times, _), noise = noised_batch(encoded, pipe.scheduler, config, 0, step)
         abar = pipe.scheduler.alphas_cumprod[times].view(-1, 1, 1, 1).double()
         seen += ((noisy - (1 - abar).sqrt() * noise) / abar.sqrt()).mean((1, 2, 3)).round().int().tolist()
     assert all(sorted(seen[i : i + 4]) == [0, 1, 2, 3] for i in range(0, 24, 4))
