@@ -1,10 +1,14 @@
 "Metrics under ties, other input types and permutation, against brute force written out"
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+
 from logex_nb.detect.metrics import aupr, bootstrap_ci, fpr_at_tpr, tail_report
 from logex_nb.detect.scores import msp
-from logex_nb.detect.tail import auroc, p_tail
+from logex_nb.detect.tail import auroc, p_tail, tail_summary
 
 
 @pytest.mark.parametrize("levels", [2, 3, 7, 10**6])
@@ -58,3 +62,34 @@ def test_not_finite_is_refused_everywhere(bad):
     for call in (lambda: p_tail(logits, [2]), lambda: msp(logits), lambda: tail_report(logits, [0, 1, 2, 2], [2]),
                  lambda: auroc([0, 1, bad], [0, 1, 1]), lambda: fpr_at_tpr([0, 1, bad], [0, 1, 1], positive="id")):
         with pytest.raises(ValueError, match="NaN or inf"): call()
+
+
+def test_a_tail_without_names_has_the_accuracy_of_a_classifier_of_the_head():
+    rng = np.random.default_rng(2)
+    labels = np.arange(90) % 5
+    logits = rng.normal(size=(90, 5)) + 2 * np.eye(5)[labels] - [3, 0, 3, 0, 0]  # most head images are called tail
+    in_head = np.isin(labels, [0, 2])
+    right = logits[in_head][:, [0, 2]].argmax(1) == labels[in_head] // 2
+    recall = [right[labels[in_head] == k].mean() for k in (0, 2)]
+    report = tail_report(logits, labels, [1, 3, 4], tail_named=False)
+    assert report["bacc_head"] == pytest.approx(100 * np.mean(recall))
+    assert report["bacc_head"] > tail_report(logits, labels, [1, 3, 4])["bacc_head"]
+    assert "bacc_tail" not in report
+    assert report == report | tail_summary(logits, labels, [1, 3, 4], tail_named=False)
+
+
+def imported(path):
+    "Modules of the package that a file imports, as 'detect.tail'"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            room = node.module if node.level == 2 else f"{path.parent.name}.{node.module}"
+            yield from [room] if "." in room else [f"{room}.{alias.name}" for alias in node.names]
+
+
+def test_training_imports_no_score_and_no_metric_but_those_that_choose_an_epoch():
+    "So that a new one of either makes no network train again"
+    package = Path(__file__).parent.parent / "logex_nb"
+    found = {name for path in (package / "classify").glob("*.py") for name in imported(path)}
+    assert "classify.losses" in found
+    assert {name for name in found if name.startswith("detect")} == {"detect.tail"}
+    assert not list(imported(package / "detect" / "tail.py"))

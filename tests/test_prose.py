@@ -15,7 +15,7 @@ import pytest
 from execnb.shell import CaptureShell
 
 ROOT = Path(__file__).parent.parent
-PAPERS = sorted((ROOT / "nbs" / "papers").rglob("*.ipynb"))
+PAGES = sorted(path for room in ("stages", "papers") for path in (ROOT / "nbs" / room).rglob("*.ipynb"))
 QUOTED = r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$"  # code and formulas: settings stand here
 NAMED = r"\]\([^)\s]*\)|\b(?:Stable Diffusion|[Ss]ection|Figure|Table|Python) \d+\.\d+"  # links, names with a number
 NUMBER = r"(?<![\w.,])(?:\d+\.\d+(?!\.?\d)|\d+(?=\s?%))"  # decimals, and integers in percent
@@ -81,7 +81,7 @@ def rerun(notebook) -> None:
         for output in cell.outputs: output.update({"execution_count": None} if "execution_count" in output else {})
 
 
-@pytest.mark.parametrize("path", PAPERS, ids=name)
+@pytest.mark.parametrize("path", PAGES, ids=name)
 def test_no_result_is_typed(path):
     problems = []
     for cell in nbformat.read(path, 4).cells:
@@ -90,7 +90,7 @@ def test_no_result_is_typed(path):
     assert not problems, "read these numbers in a cell, as report.recorded shows:\n" + "\n".join(problems)
 
 
-@pytest.mark.parametrize("path", PAPERS, ids=name)
+@pytest.mark.parametrize("path", PAGES, ids=name)
 def test_sentences_say_what_is_recorded(path):
     kept, now = nbformat.read(path, 4), nbformat.read(path, 4)
     if not any(map(reads_results, kept.cells)): pytest.skip("reads no results")
@@ -107,7 +107,7 @@ def recorded_numbers(path: Path) -> list[float]: # Of a notebook's own tables, w
     return [abs(x) for table in tables for x in pd.read_csv(table).select_dtypes("number").stack()]
 
 
-@pytest.mark.parametrize("path", PAPERS, ids=name)
+@pytest.mark.parametrize("path", PAGES, ids=name)
 def test_sentences_of_a_run_stand_in_its_tables(path):
     "Cells of the run itself cannot run here; what they said is held against its CSVs, but for names in bold"
     for cell in nbformat.read(path, 4).cells:
@@ -135,7 +135,7 @@ def test_what_a_cell_types_is_found_outside_of_braces():
 
 
 def main() -> None:
-    for path in PAPERS:
+    for path in PAGES:
         notebook = nbformat.read(path, 4)
         rerun(notebook)
         nbformat.write(notebook, path)

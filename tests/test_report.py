@@ -1,10 +1,20 @@
-"The ledger of runs under concurrent writers and bad files; tables with gaps and odd names"
+"The ledger of runs under concurrent writers and bad files; tables with gaps and odd names; numbers read back"
 import multiprocessing
 import os
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from logex_nb.report.tables import KEYS, append_runs, as_text, read_runs, summarise, write_results
+from logex_nb.report.figures import method_plot
+from logex_nb.report.recorded import difference, value
+from logex_nb.report.tables import KEYS, append_runs, as_text, interval_table, read_runs, show, summarise, write_results
+
+RESULTS = Path(__file__).parents[1] / "results"
+TABLES = sorted(RESULTS.glob("*/*/*/table.csv"))
+DIFFERENCES = [path for path in sorted(RESULTS.glob("*/*/*/differences.csv"))
+               if {"difference", "metric", "low"} <= set(pd.read_csv(path, nrows=0))]
+
 
 def runs(*rows): return pd.DataFrame([("e", "p", "d", arm, -1, *r) for arm, *r in rows], columns=[*KEYS, "value"])
 
@@ -51,3 +61,33 @@ def test_gaps_and_odd_names_are_shown(tmp_path):
     assert r"a\_b \& 50\%" in (tmp_path / "table.tex").read_text()
     widths = {line.replace(r"\|", "").count("|") for line in (tmp_path / "table.md").read_text().splitlines()}
     assert len(widths) == 1
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda p: "/".join(p.parts[-4:-1]))
+def test_a_sentence_has_the_numbers_of_the_table(path):
+    profile, dataset, experiment = path.parts[-4:-1]
+    table = pd.read_csv(path)
+    shown = show(table)
+    for row, metric in table[["method", "metric"]].itertuples(index=False):
+        said = value(experiment, dataset, row, metric, profile=profile)
+        cells = set(shown.loc[row])
+        assert f"{said} ({said.n})" in cells and (not said.published or said.published in cells)
+
+
+@pytest.mark.parametrize("path", DIFFERENCES, ids=lambda p: "/".join(p.parts[-4:-1]))
+def test_a_sentence_has_the_intervals_of_the_table(path):
+    profile, dataset, experiment = path.parts[-4:-1]
+    table = pd.read_csv(path)
+    shown = interval_table(table)
+    for row, metric in table[["difference", "metric"]].itertuples(index=False):
+        assert str(difference(experiment, dataset, row, metric, profile=profile)) in set(shown.loc[row])
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_a_bar_needs_three_seeds(seeds):
+    a, b = ([(m, s, "auroc", 80. + s**2) for s in range(n)] for m, n in (("a", seeds), ("b", 4)))
+    frame = runs(*a, *b)
+    lines = [line.get_xydata() for line in method_plot(summarise(frame), "auroc", frame.assign(method=frame.arm)).axes[0].lines]
+    bars = [xy[:, 0] for xy in lines if len(xy) == 2 and xy[0, 1] == xy[1, 1] and np.isfinite(xy).all()]
+    wanted = [frame[frame.arm == m]["value"] for m in "ab"]
+    assert np.allclose(bars, [(x.mean() - x.std(), x.mean() + x.std()) for x in wanted if len(x) > 2])

@@ -26,6 +26,11 @@ title = "Table 1: how many images?"
 results = "results"
 rows = []
 """
+SIZES = """
+[protocol]
+kind = "natural"
+size = 16
+"""
 RULES = """
 from logex_nb.run.workflow import Stage, study_of
 
@@ -77,7 +82,8 @@ def test_a_folder_is_enough(tmp_path):
         if path.name in ("nbs", "profiles", "logex_nb"): shutil.copytree(path, tmp_path / path.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif path.name in ("Snakefile", "settings.ini", "Makefile"): shutil.copy(path, tmp_path)
     toy = tmp_path / "nbs/papers/toy"
-    toy.mkdir()
+    (toy / "profiles").mkdir(parents=True)
+    (toy / "profiles/smoke.toml").write_text(SIZES)
     (toy / "study.toml").write_text(STUDY), (toy / "workflow.smk").write_text(RULES)
     notebook(toy / "count.ipynb", COUNT), notebook(toy / "table1.ipynb", TABLE)
     call = lambda *words: subprocess.run(words, cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(tmp_path)), capture_output=True, text=True)

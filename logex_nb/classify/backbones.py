@@ -41,7 +41,7 @@ class _CosineHead(nn.Linear):
         self,
         features: Tensor, # `[n, d]`
     ) -> Tensor: # `[n, c]` in [-1, 1]
-        "The length of neither side counts"
+        "The cosine of the angle to each class vector; lengths do not count"
         return F.linear(F.normalize(features), F.normalize(self.weight))
 
 # %% ../../nbs/classify/backbones.ipynb #nf0f96
@@ -116,7 +116,7 @@ def build_backbone(
     logit_scale: float = 1., # Factor on the logits outside of the loss
     cosine: bool = False, # Cosines instead of a linear last layer
 ) -> ImageClassifier: # On the CPU, in training mode, with a fresh head
-    "A classifier to be trained"
+    "A new classifier, ready for training"
     if name not in SIZES and "/" not in name and not Path(name).is_dir():
         raise ValueError(f"no backbone {name!r}: choose from {list(SIZES)}, a hub id or a folder")
     source = weights or (None if name in SIZES else name)
@@ -150,7 +150,7 @@ def save_classifier(
 # %% ../../nbs/classify/backbones.ipynb #n4d9d6
 def load_classifier(
     folder: Path | str, # Written by `save_classifier`
-    device: torch.device | str = "cpu", # Where it shall live
+    device: torch.device | str = "cpu", # Where to put it
     classes: Sequence[str] = (), # Names that its outputs must have, if it knows them
 ) -> ImageClassifier: # In eval mode
     "The classifier of a finished run"

@@ -87,7 +87,7 @@ def features(
     self: EnergyDetector,
     images: Tensor, # `[n, 3, h, w]` in [0, 1]
 ) -> Tensor: # `[n, d]`
-    "Those of `net`"
+    "The features of `net`"
     return self.net.features(images)
 
 # %% ../../nbs/classify/energy.ipynb #n53a3e
@@ -128,7 +128,7 @@ def _paired_batches(
     size: int, # Of each kind per batch
     generator: torch.Generator, # On the CPU
 ) -> list[tuple[Tensor, Tensor]]: # Indices of head images and of others, equally many
-    "An epoch of the head; the outside is taken again as often as it needs"
+    "One epoch of the head images, each batch with as many from outside"
     inside, rounds = shuffled(n_in, size, generator), -(-n_in // n_out)
     outside = torch.cat([torch.randperm(n_out, generator=generator) for _ in range(rounds)])
     return list(zip(inside, outside[:n_in].split([len(b) for b in inside])))
@@ -209,6 +209,22 @@ def load_detector(
     detector.side.load_state_dict(load_file(path))
     return detector.eval().to(device)
 
+# %% ../../nbs/classify/energy.ipynb #n3ff47
+def _new_detector(
+    config: Energy, # `hidden`
+    recipe: Training, # `backbone`, `weights`, `lr`, `weight_decay` and more
+    n_head: int, # Head classes
+    tail: Sequence[int], # Ids of the tail classes
+    seed: int, # Decides the random weights
+    device: torch.device | str, # Where to train
+) -> tuple[EnergyDetector, torch.optim.AdamW]: # Both as they are before the first epoch
+    "Detector and optimiser of a run that begins"
+    net, _ = new_classifier(recipe, n_head, seed, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(child_seed(seed, "energy"))
+        detector = EnergyDetector(net, tail, config.hidden).to(device)
+    return detector, torch.optim.AdamW(detector.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+
 # %% ../../nbs/classify/energy.ipynb #c039
 def train_detector(
     images: np.ndarray, # Head images, uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions
@@ -229,13 +245,9 @@ def train_detector(
     check_recipe(recipe := settled(recipe, device))
     head, tail = part_ids(list(tail), 1 + max([*tail, *labels.tolist(), *val_labels.tolist()]))
     _check_images(images, labels, outside, val_labels, head)
-    net, _ = new_classifier(recipe, len(head), seed, device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(child_seed(seed, "energy"))
-        detector = EnergyDetector(net, tail, config.hidden).to(device)
+    detector, optimizer = _new_detector(config, recipe, len(head), tail, seed, device)
     settings = dict(config=asdict(config), recipe=asdict(recipe))
     key = run_key(settings, seed, images, labels, outside, val_images, val_labels, np.asarray(tail))
-    optimizer = torch.optim.AdamW(detector.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     held, others = hold(images, device), hold(outside, device)
     targets = torch.tensor(np.searchsorted(head, labels), device=device)
     one_pass = lambda _, generator: _detector_epoch(
@@ -243,7 +255,8 @@ def train_detector(
 
     def look():
         report = tail_summary(predict(detector, val_images)[0], val_labels, tail, tail_named=False)
-        return dict(value=report["bacc_head"] - report["fpr95_id"]) | {k: report[k] for k in ("bacc_head", "fpr95_id", "auroc")}
+        return dict(value=report["bacc_head"] - report["fpr95_id"],
+                    **{k: report[k] for k in ("bacc_head", "fpr95_id", "auroc")})
 
     run_epochs(detector, optimizer, one_pass, look, recipe, seed, folder, key, progress)
     _save_detector(detector, folder)

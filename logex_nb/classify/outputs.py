@@ -59,7 +59,7 @@ def load_outputs(
     folder: Path | str, # Of a finished classifier run
     split: str, # 'val', 'test', ...
 ) -> dict[str, np.ndarray]: # logits, features, labels, ids
-    "What `save_outputs` kept of `split`"
+    "The outputs of one split, as `save_outputs` stored them"
     path = Path(folder) / "outputs.npz"
     if not path.exists():
         raise FileNotFoundError(f"no outputs at {path}: run the stage that trains the classifier")

@@ -217,7 +217,7 @@ def run_epochs(
     net: nn.Module, # As it begins; filled from the checkpoint if there is one
     optimizer: torch.optim.Optimizer, # Over what is trained of `net`
     one_pass: Callable[[int, torch.Generator], float], # Trains for an epoch, counted from 0, and gives its mean loss
-    look: Callable[[], dict[str, float]] | None, # Gives the `value` of `net` on validation, and more to note; if None, the last epoch is the one
+    look: Callable[[], dict[str, float]] | None, # The `value` of `net` on validation, and more to note; None keeps the last epoch
     config: Training, # `epochs`, `bn_mode` and the learning rates
     seed: int, # Decides order and augmentation
     folder: Path, # Gets history.csv and checkpoint.pt
@@ -227,7 +227,8 @@ def run_epochs(
     "All epochs that are left, each validated and kept; `net` ends as its best epoch left it"
     folder.mkdir(parents=True, exist_ok=True)
     history, best = load_checkpoint(folder, key, net, optimizer)
-    bar = tqdm(range(len(history), config.epochs), unit="epoch", disable=not progress)
+    quiet = {} if progress else dict(disable=True) # else as the user has set it for tqdm
+    bar = tqdm(range(len(history), config.epochs), unit="epoch", **quiet)
     for epoch in bar:
         begin, lr = time.time(), _learning_rate(epoch, config)
         optimizer.param_groups[0]["lr"] = lr
@@ -268,7 +269,8 @@ def train(
     key, first = run_key(asdict(config), seed, *data, np.asarray(tail)), None
     if config.crt_epochs:
         begin, first = replace(config, crt_epochs=0, posthoc="none"), folder / f"first-{key[:12]}"
-        if not (first / "weights.safetensors").exists(): train(*data, classes, tail, begin, seed, first, device, progress)
+        if not (first / "weights.safetensors").exists():
+            train(*data, classes, tail, begin, seed, first, device, progress)
         config = replace(config, epochs=config.crt_epochs, sampling="balanced")
     net, optimizer = new_classifier(config, len(classes), seed, device, first)
     held, targets = hold(images, device), torch.tensor(labels, device=device)

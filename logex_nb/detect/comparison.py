@@ -145,7 +145,7 @@ def accepted_as_head(
     tail: list[int], # Ids of the tail classes
     tpr: float = 0.95, # Share of head images that the threshold keeps
 ) -> pd.Series: # Share of images kept, by class id, head and tail
-    "Which classes pass for head at the threshold of `fpr95_id`"
+    "Which classes pass as head at the threshold of `fpr95_id`"
     labels = np.asarray(labels)
     kept = pd.Series(passes_as_head(score, np.isin(labels, list(tail)), tpr))
     return kept.groupby(labels).mean().rename_axis("label").rename("accepted")

@@ -11,10 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ..core import child_seed
-from .cells import (duct, epithelium, foam, horn, lymphocytes, melanin, sheath, smear,
-                                 vessel, whorl)
-from .connective import (cartilage, clumps, collagen, fascicle, fat, muscle,
-                                      muscle_cross)
+from .cells import duct, epithelium, foam, horn, lymphocytes, melanin, sheath, smear, vessel, whorl
+from .connective import cartilage, clumps, collagen, fascicle, fat, muscle, muscle_cross
 from .shapes import blob, blobs, contour, islands, nuclei, scatter, thin
 from .tissue import Coordinates, Tissue, noise, rotate, soft, stain, waves
 
@@ -96,7 +94,7 @@ def _target(t: Tissue, r: _Draw) -> None:
     else: depth = abs(_edge(t, r)) - .8 * radius
     sheath(t, depth, radius, r(.3, .75), r(.2, .9), r(0, 1), r(.5, 4), r(0, 1.2))
 
-
+# %% ../../nbs/phantom/general.ipynb #g004
 def _cord(t: Tissue, r: _Draw) -> None:
     depth = _round(t, r)
     t.paint(soft(depth - 4, 2), eosin=r(.02, .1))
@@ -112,7 +110,7 @@ def _fringed(t: Tissue, r: _Draw) -> None:
     t.paint(soft(depth - r(-2, 5), 1.5), eosin=.05)
     _cells(t, depth, r, r(.6, 1))
 
-
+# %% ../../nbs/phantom/general.ipynb #g006
 def _whorls(t: Tissue, r: _Draw) -> None:
     for _ in range(t.rng.integers(1, 5)): whorl(t, _somewhere(t, .45), r(5, 18))
 

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import child_seed
-from .cells import (duct, epithelium, foam, horn, lymphocytes, melanin, sheath, smear,
-                                 vessel, whorl)
-from .connective import (cartilage, clumps, collagen, fascicle, fat, muscle,
-                                      muscle_cross)
-from .general import general
+from .cells import duct, epithelium, foam, horn, lymphocytes, melanin, sheath, smear, vessel, whorl
+from .connective import cartilage, clumps, collagen, fascicle, fat, muscle, muscle_cross
 from .shapes import blob, blobs, contour, islands, nuclei, scatter, thin
 from .tissue import Tissue, noise, rotate, soft, stain, waves
 
@@ -80,7 +77,7 @@ def _subcutis(t: Tissue) -> None:
     if t.rng.random() < .4:
         _, v = rotate(t, _turn(t))
         middle = 35 * t.rng.uniform(-1, 1) + 5 * noise(t, 35)
-        _stroma(t, abs(v + middle) - t.vary('septum_um', 4, 13))
+        _stroma(t, abs(v + middle) - t.vary('septum_um', 4, 13, scale=2) / 2)
     if t.rng.random() < .3: vessel(t, blobs(t, [_somewhere(t)], 4, 7))
 
 # %% ../../nbs/phantom/histology.ipynb #c016
@@ -134,7 +131,7 @@ def _hair_follicle(t: Tissue, grade: float) -> None:
 def _sebaceous_glands(t: Tissue) -> None:
     _stroma(t)
     centre = _somewhere(t)
-    depth = blob(t, centre, t.vary('lobule_um', 36, 60), .16, t.rng.uniform(.75, 1), _turn(t))
+    depth = blob(t, centre, t.vary('lobule_um', 36, 60, scale=2) / 2, .16, t.rng.uniform(.75, 1), _turn(t))
     if t.rng.random() < .6:
         other = centre + 55 * t.rng.normal(size=2)
         depth = np.minimum(depth, blob(t, other, t.rng.uniform(30, 50), .16))
@@ -148,6 +145,7 @@ def _skeletal_muscle(t: Tissue, grade: float) -> None:
     if t.rng.random() < .35 * (1 - grade):
         t.params['fibre_um'] = width + 3
         return muscle_cross(t, t.params['fibre_um'], gap, cells)
+    t.params['gap_um'] = 2 * gap
     muscle(t, waves(t, _turn(t), wave, length), width, gap, striation, cells=cells, eosin=eosin)
 
 # %% ../../nbs/phantom/histology.ipynb #h018
@@ -166,7 +164,7 @@ def _nerves(t: Tissue, grade: float) -> None:
 
 # %% ../../nbs/phantom/histology.ipynb #c028
 def _chondral_tissue(t: Tissue) -> None:
-    cartilage(t, t.vary('basophilia', .1, .5), t.vary('spacing_um', 19, 30), t.vary('lacuna_um', 3.8, 5.8),
+    cartilage(t, t.vary('basophilia', .1, .5), t.vary('spacing_um', 19, 30), t.vary('lacuna_um', 3.8, 5.8, scale=2) / 2,
               t.vary('pairs', .1, .6), t.vary('rim', .1, .5))
     if t.rng.random() < .3: _stroma(t, rotate(t, _turn(t))[1] + t.rng.uniform(15, 45) + 3 * noise(t, 30))
 

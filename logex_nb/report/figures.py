@@ -180,7 +180,7 @@ def _legend(fig: Figure, dots: bool, bars: bool, published: bool) -> None:
 def method_plot(
     summary: pd.DataFrame, # From `report.tables.summarise`
     metric: str, # One of its metrics
-    runs: pd.DataFrame | None = None, # Runs by the same method names; without them there are no dots and no bars
+    runs: pd.DataFrame | None = None, # Runs with a column method, named as in `summary`, for the dots
 ) -> Figure: # One line per method, the first on top
     "Every seed of each method, their mean and sample std, and the published number below"
     rows = summary[summary["metric"] == metric].reset_index(drop=True)
@@ -191,14 +191,15 @@ def method_plot(
         width = 5.4 + .055 * rows["method"].str.len().max()
         fig, ax = plt.subplots(figsize=(width, .9 + .46 * len(rows)), layout="constrained")
         shared = dict(data=data, x="value", y="method", order=list(rows["method"]), ax=ax)
-        sns.pointplot(**shared, errorbar=_std_of_three, color=COLOURS["ours"], linestyle="none", marker="|",
-                      markersize=13, markeredgewidth=2, err_kws=dict(linewidth=1.4))
-        if runs is not None: sns.stripplot(**shared, jitter=False, size=5, color=COLOURS["ours"], alpha=.5)
+        bar = dict(color=COLOURS["ours"], linewidth=1.4)
+        sns.pointplot(**shared, errorbar=_std_of_three, err_kws=bar, color=bar["color"], linestyle="none",
+                      marker="|", markersize=13, markeredgewidth=2)
+        if runs is None: ax.errorbar(rows["mean"], rows.index, xerr=rows["std"].where(rows["n"] > 2), **bar, fmt="none")
+        else: sns.stripplot(**shared, jitter=False, size=5, color=COLOURS["ours"], alpha=.5)
         ax.errorbar(rows["published_mean"], rows.index + .3, xerr=rows["published_std"], fmt="D", ms=4.5, mfc="w",
                     lw=1.2, color=COLOURS["published"])
         _numbers_beside(ax, rows)
-        dots, several = runs is not None, (rows["n"] > 2).any()
-        _legend(fig, dots, dots and several, published=rows["published_mean"].notna().any())
+        _legend(fig, runs is not None, (rows["n"] > 2).any(), rows["published_mean"].notna().any())
         ax.set(xlabel=f"{METRICS.get(metric, metric)}  [%]", ylabel="", ylim=(len(rows) - .4, -.6))
         ax.tick_params(axis="y", length=0, labelcolor="#2b3440")
         ax.spines["left"].set_visible(False)

@@ -220,10 +220,13 @@ class _Screen:
         plain = setting("NO_COLOR") or setting("CI", "").lower() in ("true", "1") or setting("TERM") == "dumb"
         self.live = sys.stdout.isatty() and not plain
         self.charset = Bar.UTF if "utf" in (sys.stdout.encoding or "").lower() else Bar.ASCII
+        self.drawn = ""
         self.width = lambda: shutil.get_terminal_size().columns # a window may change
 
     def draw(self, text: str) -> None: # The last line
-        if self.live: print(f"\r\x1b[2K{text}", end="", flush=True)
+        if not self.live or text == self.drawn: return
+        print(f"\r\x1b[2K{text}", end="", flush=True)
+        self.drawn = text
 
     def line(self, text: str, red: bool = False) -> None: # One that stays
         self.draw("")
