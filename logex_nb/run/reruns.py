@@ -132,6 +132,7 @@ def _deciding(notebook: Path) -> str:
     return "\n".join(line for line in lines if not line.startswith(("%", "!")))
 
 
+@cache
 def code_of(
     notebook: Path | str, # A stage notebook
     *also: str, # Definitions that it looks up at run time, such as 'data.sources.Phantom'

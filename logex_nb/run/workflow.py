@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from ..core import configure, profiles, repo_root
 from ..data.sources import SOURCES
-from .reruns import code_of, made_of
+from .reruns import changes, code_of, made_of
 from .study import SECTIONS, Study, papers
 from .terminal import expected_seconds, watch
 
@@ -90,7 +91,10 @@ def made_of(
     "For a rule's `params`"
     fill = lambda text: text.format(**dict(wildcards.items())) if wildcards else text
     now = dict(code=code_of(self.notebook, *self.also), parameters={k: fill(v) for k, v in self.parameters.items()}, settings=settings)
-    return made_of(repo_root() / fill(self.folder), repo_root() / fill(self.record), now)
+    folder, record = repo_root() / fill(self.folder), repo_root() / fill(self.record)
+    if (told := changes(folder, record, now)) and (asked := os.environ.get("LOGEX_WHY")): # a plan says why
+        with open(asked, "a") as f: f.write(f"{' '.join([self.name, *map(fill, self.parts)])}: {told[0]}{f' and {len(told) - 1} more' if told[1:] else ''}\n")
+    return made_of(folder, record, now)
 
 # %% ../../nbs/run/workflow.ipynb #c011
 def study_of(
@@ -166,7 +170,7 @@ def snakemake_command(
     if not seeds or not all(s.strip().isdigit() for s in seeds.split(",")):
         raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
     return [sys.executable, "-m", "snakemake", *wanted, "--cores", str(cores), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
-            "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", "--config", f"paper={study.paper}",
+            "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", *(["rules"] if plan else []), "--config", f"paper={study.paper}",
             f"profile={study.profile}", f"dataset={study.dataset}", f"seeds={seeds}", f"rows={study.rows}"]
 
 # %% ../../nbs/run/workflow.ipynb #c021
@@ -198,6 +202,15 @@ def _failures(
     return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
 
 # %% ../../nbs/run/workflow.ipynb #g002
+def _plan(command: list[str], cwd: Path, env: dict[str, str]) -> int:
+    "Let Snakemake list the jobs; then say why stages that were made have to be made again"
+    with TemporaryDirectory() as folder:
+        why = Path(folder, "why")
+        code = subprocess.run(command, cwd=cwd, env=env | dict(LOGEX_WHY=str(why))).returncode
+        if why.exists(): print("\nmade again, with what follows from it:", *dict.fromkeys(why.read_text().splitlines()), sep="\n  ")
+    return code
+
+
 def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None:
     "Run Snakemake for one paper; end with the errors of its stages if it fails"
     began, log = time.time(), study.runs / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
@@ -205,7 +218,7 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
     try:
         if not plan: study.runs.mkdir(parents=True, exist_ok=True), study.results.mkdir(parents=True, exist_ok=True)
         with nullcontext() if plan else FileLock(study.runs / "lock", timeout=0):
-            code = subprocess.run(command, **where).returncode if plan else watch(command, log, expected_seconds(study.runs), **where)
+            code = _plan(command, **where) if plan else watch(command, log, expected_seconds(study.runs), **where)
     except Timeout: sys.exit(f"error: another run is at work in {study.runs}: wait for its end or stop it")
     except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
