@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ddim_scheduler', 'Architecture', 'clip_tokenizer', 'build_pipeline', 'tiny', 'write_sums', 'fingerprint',
-           'load_pipeline', 'image_side', 'at_side', 'encode_images', 'decode_latents', 'round_trip', 'encode_prompts']
+           'load_pipeline', 'save_pipeline', 'image_side', 'at_side', 'encode_images', 'decode_latents', 'round_trip',
+           'encode_prompts']
 
 # %% ../../nbs/generate/pipeline.ipynb #c004
 import hashlib
@@ -229,6 +230,15 @@ def load_pipeline(
     for part in (pipe.unet, pipe.vae, pipe.text_encoder): part.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+# %% ../../nbs/generate/pipeline.ipynb #585a51b7
+def save_pipeline(
+    pipe: StableDiffusionPipeline, # To be written
+    folder: Path | str, # Gets a folder for each part, and `SHA256SUMS`
+) -> None:
+    "Write a pipeline in the layout of `diffusers`, with its sums"
+    with _without_bars(): pipe.save_pretrained(folder)
+    write_sums(folder)
 
 # %% ../../nbs/generate/pipeline.ipynb #c030
 def image_side(
