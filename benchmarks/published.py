@@ -34,16 +34,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from logex_nb.classify.backbones import build_backbone, load_classifier
 from logex_nb.classify.training import Training, train
-from logex_nb.core import environment, load_config, repo_root, write_json
-from logex_nb.phantom.histology import tile
-from logex_nb.data.protocols import load_tiles
+from logex_nb.core import environment, repo_root, write_json
+from logex_nb.data.tiles import load_tiles
 from logex_nb.generate.batching import frozen
 from logex_nb.generate.guidance import Guidance, evaluate, guide, make_starts, resize
 from logex_nb.generate.lora import load_lora
 from logex_nb.generate.pipeline import decode_latents, encode_prompts, load_pipeline, tiny
 from logex_nb.generate.sampler import clean_latents
+from logex_nb.phantom.histology import tile
+from logex_nb.run.study import Study
 
-FINISHED = repo_root() / "runs" / "mini" / "phantom" # Of a study, if it was run
+STUDY = Study("logex", "mini", "phantom") # Its networks are used if it was run
 
 
 def plain(pipe, classifier, start, config, stop=True):
@@ -101,12 +102,12 @@ def setup(args):
         config = Guidance(guidance_steps=args.updates, classifier_size=0 if args.size == "tiny" else 256, stop=1.,
                           num_inference_steps=args.steps)
         words = f"random weights, {args.size}"
-    elif (FINISHED / "classifier/auxiliary/seed0/record.json").exists():
-        config, tiles = load_config(Guidance, "mini", "phantom"), load_tiles(FINISHED / "data")
+    elif (STUDY.runs / "classifier/auxiliary/seed0/record.json").exists():
+        config, tiles = STUDY.settings("guidance"), load_tiles(STUDY.runs / "data")
         ids = {tiles.classes[i]: i for i in tiles.tail_ids}
         classes = {name: f"a microscope image of {name}" for name in ids}
-        pipe, net = load_pipeline("mini"), load_classifier(FINISHED / "classifier/auxiliary/seed0")
-        load_lora(pipe, FINISHED / "lora/tail/shared").fuse_lora()
+        pipe, net = load_pipeline("mini"), load_classifier(STUDY.runs / "classifier/auxiliary/seed0")
+        load_lora(pipe, STUDY.runs / "lora/tail/shared").fuse_lora()
         pipe.unload_lora_weights()
         words = "the shipped pipeline with the LoRA and the auxiliary classifier of runs/mini/phantom"
     else:

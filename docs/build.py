@@ -85,7 +85,7 @@ def _plain(nb: NotebookNode, name: str) -> NotebookNode:
     module, cells, symbols = "logex_nb." + name.replace("/", "."), [], {}
     for cell in nb.cells:
         option = dict(re.findall(r"^#\| *([\w-]+):? *(.*)$", cell.source, re.M))
-        again = re.match(r"show_doc\((\w+)\)", _code(cell))
+        again = re.match(r"show_doc\(([\w.]+)\)", _code(cell))
         if cell.cell_type == "raw": cells.append(_title(cell.source))
         elif cell.source.startswith("<!-- WARNING") or again and again[1] in defined: continue
         elif cell.cell_type == "markdown": cells.append(cell)

@@ -87,6 +87,14 @@ def image_grid(
     plt.close(fig)
     return fig
 
+# %% ../../nbs/report/figures.ipynb #r008
+def _framed(ax: Axes, image: np.ndarray, below: str, right: bool) -> None:
+    colour = COLOURS["right" if right else "wrong"]
+    ax.imshow(image)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(visible=True, color=colour, linewidth=3)
+    ax.set_xlabel(below, color=colour, fontsize=8)
+
 # %% ../../nbs/report/figures.ipynb #c015
 def predictions_sheet(
     rows: dict[str, np.ndarray], # Images `[n, h, w, 3]` by row name, such as 'LoGex'
@@ -116,14 +124,6 @@ def predictions_sheet(
         for ax, name in zip(axes[0], intended): ax.set_title(wrap(name), fontsize=8, loc="center")
     plt.close(fig)
     return fig
-
-
-def _framed(ax: Axes, image: np.ndarray, below: str, right: bool) -> None:
-    colour = COLOURS["right" if right else "wrong"]
-    ax.imshow(image)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set(visible=True, color=colour, linewidth=3)
-    ax.set_xlabel(below, color=colour, fontsize=8)
 
 # %% ../../nbs/report/figures.ipynb #c022
 def roc_plot(
