@@ -39,13 +39,11 @@ from logex_nb.data.tiles import load_tiles
 from logex_nb.generate.batching import frozen
 from logex_nb.generate.guidance import Guidance, evaluate, guide, make_starts, resize
 from logex_nb.generate.lora import load_lora
-from logex_nb.generate.pipeline import Architecture, build_pipeline, decode_latents, encode_prompts, load_pipeline
+from logex_nb.generate.pipeline import decode_latents, encode_prompts, load_pipeline, tiny
 from logex_nb.generate.sampler import clean_latents
 from logex_nb.phantom.histology import tile
 from logex_nb.run.study import Study
 
-TINY = Architecture(image_size=32, vae_channels=(16, 16, 16), unet_channels=(16, 32), text_width=16, text_layers=1,
-                    text_length=16, vocabulary=514)
 STUDY = Study("logex", "mini", "phantom") # Its networks are used if it was run
 
 
@@ -99,7 +97,7 @@ def setup(args):
     classes = {f"class {i}": f"a microscope image of class {i}" for i in range(4)}
     ids = {name: i for i, name in enumerate(classes)}
     if args.size != "mini":
-        pipe, net = ((build_pipeline(list(classes.values()), TINY), build_backbone("small", 16)) if args.size == "tiny"
+        pipe, net = ((tiny(list(classes.values())), build_backbone("small", 16)) if args.size == "tiny"
                      else networks("sd14", "", args.device))
         config = Guidance(guidance_steps=args.updates, classifier_size=0 if args.size == "tiny" else 256, stop=1.,
                           num_inference_steps=args.steps)

@@ -21,13 +21,11 @@ from logex_nb.generate.guidance import make_starts
 from logex_nb.generate.manifest import generate_folder
 from logex_nb.generate.outliers import (
     AnchorHead, DreamOod, anchors, find_outliers, noun_position, outliers, train_encoder)
-from logex_nb.generate.pipeline import Architecture, build_pipeline, encode_prompts, load_pipeline
+from logex_nb.generate.pipeline import encode_prompts, load_pipeline, tiny
 
 NOUNS = ["hair follicle", "nerves", "squamous cell carcinoma"]
 TEMPLATE = "an image of the {noun}"
 PROMPTS, IDS = {n: TEMPLATE.format(noun=n) for n in NOUNS}, {n: i for i, n in enumerate(NOUNS)}
-SIZE = Architecture(image_size=32, vae_channels=(16, 16, 16), unet_channels=(16, 32),
-                    text_width=16, text_layers=2, text_length=40, vocabulary=600)
 CONFIG = DreamOod(num_inference_steps=2, per_class=2, batch=4, prompt=TEMPLATE, stored=20, neighbours=6,
                   boundary=4, picked=2, repeats=2, draws=50, spread=.2)
 RECIPE = Training(backbone="tiny", epochs=3, batch=8, lr=1e-2, bn_mode="clean")
@@ -35,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("tiny_backbone")
 
 
 @pytest.fixture(scope="module")
-def pipe(): return build_pipeline(list(PROMPTS.values()) * 3, SIZE)
+def pipe(): return tiny(list(PROMPTS.values()) * 3, text_layers=2, text_length=40, vocabulary=600)
 
 
 def tiles(counts, seed):

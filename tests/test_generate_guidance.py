@@ -15,10 +15,8 @@ from diffusers import DDIMScheduler
 from logex_nb.core import sha256
 from logex_nb.generate.guidance import Guidance, guide, make_starts
 from logex_nb.generate.manifest import generate_folder, read_lines
-from logex_nb.generate.pipeline import Architecture, build_pipeline, decode_latents, encode_prompts
+from logex_nb.generate.pipeline import decode_latents, encode_prompts, tiny
 
-SIZES = Architecture(image_size=32, vae_channels=(16, 16, 16), unet_channels=(16, 32),
-                     text_width=16, text_layers=1, text_length=16, vocabulary=514)
 PROMPTS, IDS = dict(red="a red picture", blue="a blue picture"), dict(red=0, blue=2)
 CONFIG = Guidance(num_inference_steps=3, guidance_steps=3, guidance_lr=.3, latent_lr=.15, stop=.6,
                   classifier_size=24, batch=2, per_class=2, checkpointing=False)
@@ -29,7 +27,7 @@ class Colour(torch.nn.Module):
 
 
 def make():
-    return build_pipeline(list(PROMPTS.values()), SIZES)
+    return tiny(list(PROMPTS.values()))
 
 
 def plainly(pipe, classifier, start, config):

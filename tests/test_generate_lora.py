@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from logex_nb.generate.lora import WEIGHTS, Lora, accumulate, add_lora, encode_once, load_lora, noised_batch, train_lora
-from logex_nb.generate.pipeline import Architecture, build_pipeline, load_pipeline
+from logex_nb.generate.pipeline import load_pipeline, save_pipeline, tiny
 
 QUICK = Lora(steps=2, batch=2, accumulation=1, lr=1e-2, precision="fp32")
 IMAGES = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), np.uint8)
@@ -16,10 +16,8 @@ PROMPTS = ["naevus", "naevus", "dermis", "vessels"]
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    size = Architecture(image_size=16, vae_channels=(8, 8), unet_channels=(8, 16), text_width=16,
-                        text_layers=1, text_length=12, vocabulary=514)
     folder = tmp_path_factory.mktemp("base")
-    build_pipeline(["cells"], size).save_pretrained(folder)
+    save_pipeline(tiny(["cells"], image_size=16, vae_channels=(8, 8), unet_channels=(8, 16), text_length=12), folder)
     return folder
 
 

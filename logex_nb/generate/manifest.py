@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
@@ -29,7 +28,7 @@ from ..data.sources import resized
 from .batching import Sampling
 from .guidance import Guided, guide, make_starts
 from .helpers import shared
-from .pipeline import fingerprint
+from .pipeline import StableDiffusionPipeline, fingerprint
 
 # %% ../../nbs/generate/manifest.ipynb #k001
 _ABOUT = ["class", "index", "seed", "prompt", "method", "iterate", "updates", "stopped_early", "confidence_before", "confidence_after", "seconds"]
