@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from .pipeline import (
 @dataclass(frozen=True)
 class Pretrain:
     "How the small pipeline is trained; zero steps leave a part as it is"
+    FREE: ClassVar = ("checkpoint_every",) # Change no weight
     images: int = 4000 # Images to draw, where the domain is the general phantom
     vae_steps: int = 12000 # Updates of the autoencoder
     vae_batch: int = 16 # Images per update
