@@ -94,10 +94,10 @@ def at(
 @patch
 def render(
     self: Tissue,
-    stains: np.ndarray = _STAINS, # Absorbance of each stain `[3, 3]`, such as `stain(case)`
+    stains: np.ndarray | None = None, # Absorbance of each stain `[3, 3]`, such as `stain(case)`; the mean stains if none
 ) -> np.ndarray: # uint8 `[size, size, 3]`
     "The image, by the Beer-Lambert law"
-    od = np.stack([self.hema, self.eosin, self.pigment], -1).clip(0) @ stains.astype(np.float32)
+    od = np.stack([self.hema, self.eosin, self.pigment], -1).clip(0) @ (_STAINS if stains is None else stains).astype(np.float32)
     light = .955 * np.exp(-od).reshape(self.size, 2, self.size, 2, 3).mean((1, 3))
     light += .006 * self.rng.normal(size=light.shape)
     return np.clip(light * 255, 0, 255).round().astype(np.uint8)
