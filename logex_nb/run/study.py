@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcore.basics import patch
-from ..core import configure, load_config, read_profile, read_record, repo_root
+from ..core import configure, load_config, read_profile, read_record, repo_root, sha256
 from ..data.protocols import Protocol
 from ..data.sources import Source, find_source
 
@@ -124,6 +124,12 @@ def name(self: Study) -> str:
 def source(self: Study) -> Source:
     "Where its images come from"
     return find_source(self.dataset, self.numbers.get(self.dataset.partition(":")[0]))
+
+# %% ../../nbs/run/study.ipynb #g020
+@patch(as_prop=True)
+def files(self: Study) -> str:
+    "Digest of what its source consists of now, by size and time of change"
+    return sha256(repr(self.source.files()).encode())
 
 # %% ../../nbs/run/study.ipynb #c018
 @patch

@@ -7,6 +7,6 @@ data = Stage(study, "data", also=(f"data.sources.{type(study.source).__name__}",
 
 rule data:
     output: data.outputs
-    params: made_of=lambda w: data.made_of(w, source=study.source, protocol=study.settings("protocol"), files=study.source.files())
+    params: made_of=lambda w: data.made_of(w, source=study.source, protocol=study.settings("protocol"), files=study.files)
     threads: 2
     shell: data.command
