@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WATCH = """
-import sys
+import signal, sys
+for number in (signal.SIGINT, signal.SIGHUP): # which whatever runs the tests may ignore
+    if signal.getsignal(number) == signal.SIG_IGN: signal.signal(number, signal.SIG_DFL)
 from logex_nb.run.terminal import watch
 sys.exit(watch([sys.executable, "-c", sys.argv[1]], "logs/toy.log", {"base": 65., "lora tail shared": 3725.}))
 """
