@@ -43,7 +43,7 @@ def planned(folder: Path) -> dict[str, int]: # Rule to number of jobs
 def test_words_change_nothing(copy):
     "A docstring, a comment and a blank line in every module, prose and figures of a stage's page"
     for path in (copy / "logex_nb").rglob("*.py"):
-        if path.name[0] != "_": path.write_text(re.sub(r'^    "(\w)', r'    "Reworded: \1', path.read_text() + "\n# A remark\n", flags=re.M))
+        if path.name[0] != "_": path.write_text(re.sub(r'^    "(\w.*)"$', r'    "Reworded: \1"', path.read_text() + "\n# A remark\n", flags=re.M))
     assert '"Reworded: ' in (copy / "logex_nb/core.py").read_text()
     edit(copy / "nbs/stages/classifier.ipynb", "What does a classifier learn", "What is it that a classifier learns")
     edit(copy / "nbs/stages/classifier.ipynb", "figsize=(11, 2.2)", "figsize=(9, 2)")

@@ -52,13 +52,23 @@ class _Module:
     loose: list[ast.stmt] # Statements that define no name
 
 
+_INNER = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
+
+
+def _stored(nodes: list[ast.AST]) -> Iterator[str]:
+    "Names that are assigned in this scope, not in one inside it"
+    for node in nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): yield node.id
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): yield node.name
+        if not isinstance(node, _INNER): yield from _stored(list(ast.iter_child_nodes(node)))
+
+
 def _bound(node: ast.stmt) -> list[str]:
     "Names that a statement defines; a patched method belongs to its class"
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         patched = any(ast.unparse(d).startswith("patch") for d in node.decorator_list)
         return [ast.unparse(node.args.args[0].annotation).strip("'\"")] if patched else [node.name]
-    inner = [n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-    return [n.id for n in inner]
+    return list(dict.fromkeys(_stored([node])))
 
 
 def _imports(node: ast.stmt, package: list[str]) -> dict[str, tuple[str, str]]:
@@ -87,8 +97,10 @@ def _as_module(path: str, code: str) -> _Module:
     "A module, or a notebook's cells, taken apart"
     module, package = _Module(path, {}, {}, []), path.split(".")[:-1]
     for node in _plain(code).body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)): module.imported |= _imports(node, package)
-        elif names := _bound(node):
+        for part in ast.walk(node):
+            if isinstance(part, (ast.Import, ast.ImportFrom)): module.imported |= _imports(part, package)
+        if isinstance(node, (ast.Import, ast.ImportFrom)): continue
+        if names := _bound(node):
             for name in names: module.own.setdefault(name, []).append(node)
         else: module.loose.append(node)
     module.own.pop("__all__", None)
@@ -105,7 +117,16 @@ _ASIDE = "run", "core.Run", "core.load_config", "core.repo_root", "data.sources.
 
 
 def _names(node: ast.AST) -> set[str]:
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    "Names that a piece of code takes from outside of itself"
+    of = lambda nodes: set().union(*map(_names, nodes))
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        body = node.body if isinstance(node.body, list) else [node.body]
+        own = {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)} | set(_stored(body))
+        return of(getattr(node, "decorator_list", [])) | _names(node.args) | of(filter(None, [getattr(node, "returns", None)])) | of(body) - own
+    if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        inside = of(ast.iter_child_nodes(node)) - set(_stored([g.target for g in node.generators]))
+        return inside | _names(node.generators[0].iter)
+    return ({node.id} if isinstance(node, ast.Name) else set()) | of(ast.iter_child_nodes(node))
 
 
 def _reach(module: _Module, name: str, found: dict[str, str]) -> None:
