@@ -70,7 +70,7 @@ def _bound(node: ast.stmt) -> list[str]:
         return [ast.unparse(node.args.args[0].annotation).strip("'\"")] if patched else [node.name]
     return list(dict.fromkeys(_stored([node])))
 
-
+# %% ../../nbs/run/reruns.ipynb #g101
 def _imports(node: ast.stmt, package: list[str]) -> dict[str, tuple[str, str]]:
     "Names that an import statement takes from the package, with their module and name there"
     found, top = {}, logex_nb.__name__
