@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'SAMPLERS', 'antithetic_timesteps', 'mmd', 'diffusion_loss', 'image_levels', 'LabelSampling', 'label_noise',
-           'sample_labels', 'label_logits']
+           'sample_labels', 'refine', 'label_logits']
 
 # %% ../../nbs/adpm/diffusion.ipynb #c002
 from collections.abc import Sequence
@@ -141,7 +141,17 @@ def sample_labels(
         y, _ = scheduler.step(denoiser(y, t, prior, image), t, y, f, lam, fresh, float(how.sampler != "ddim"), clip)
     return y
 
-# %% ../../nbs/adpm/diffusion.ipynb #c029
+# %% ../../nbs/adpm/diffusion.ipynb #c024
+def refine(
+    denoiser: Denoiser, # Trained with cross-entropy
+    scheduler: LabelScheduler, # Names the last timestep, which it always reads
+    maps: Tensor, # Feature maps `[n, h, w, d]`
+    prior: Tensor, # Guesses `[n, c]`
+) -> Tensor: # Logits `[n, c]`
+    "The denoiser's network as a plain classifier that refines a guess"
+    return denoiser(prior[:, None], scheduler.num_train_timesteps - 1, prior, denoiser.encode(maps))[:, 0]
+
+# %% ../../nbs/adpm/diffusion.ipynb #c031
 def label_logits(
     samples: Tensor, # Drawn labels `[n, k, c]`
     how: LabelSampling, # `combine`, `blend`
