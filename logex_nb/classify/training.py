@@ -30,8 +30,8 @@ from ..detect.tail import part_ids, tail_summary
 @dataclass(frozen=True)
 class Training:
     "How a classifier is trained; the defaults are the paper's"
-    backbone: str = "50" # 'tiny', 'small', '18', '50', or a hub id or folder of a transformers ResNet
-    weights: str = "" # Hub id or folder of pretrained weights; random if empty
+    backbone: str = "50" # 'tiny', 'small', '18', '50', 'lite0', or a hub id or folder of a transformers ResNet
+    weights: str = "" # Hub id or folder of pretrained weights, 'imagenet' for 'lite0'; random if empty
     epochs: int = 60 # Passes over the training images
     batch: int = 128 # Images per step
     lr: float = 1e-4 # Learning rate at the start

