@@ -84,7 +84,7 @@ def rerun(notebook) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_no_result_is_typed(path):
-    problems, paper = [], path.parent.name if "papers" in path.parts else "logex"
+    problems, paper = [], path.parent.name if name(path).startswith("nbs/papers/") else "logex"
     for cell in nbformat.read(path, 4).cells:
         text = cell.source if cell.cell_type == "markdown" else literals(code_of(cell)) if says(cell) else ""
         problems += [f"{name(path)}, cell {cell.id}: {problem}" for problem in typed(text, paper)]
