@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from logex_nb.report.figures import method_plot
 from logex_nb.report.recorded import difference, value
-from logex_nb.report.tables import KEYS, append_runs, as_text, interval_table, read_runs, show, summarise, write_results
+from logex_nb.report.tables import (KEYS, append_runs, as_text, interval_table, paired, read_runs, show, summarise,
+                                    write_results)
+from scipy import stats
 
 RESULTS = Path(__file__).parents[1] / "results"
 TABLES = sorted(RESULTS.glob("*/*/*/table.csv"))
@@ -61,6 +63,24 @@ def test_gaps_and_odd_names_are_shown(tmp_path):
     assert r"a\_b \& 50\%" in (tmp_path / "table.tex").read_text()
     widths = {line.replace(r"\|", "").count("|") for line in (tmp_path / "table.md").read_text().splitlines()}
     assert len(widths) == 1
+
+
+def test_pairs_are_matched_by_fold_and_seed():
+    rng, keys = np.random.default_rng(0), [(fold, seed) for fold in range(3) for seed in range(2)]
+    values = {arm: rng.normal(60, 2, 6) for arm in "ab"}
+    rows = [("e", "p", "d", arm, fold, seed, "f1", v) for arm in "ab" for (fold, seed), v in zip(keys, values[arm])]
+    frame = pd.DataFrame(rows, columns=[*KEYS, "value"]).sample(frac=1, random_state=0)
+    found, interval = paired(frame, "a", "b", "f1"), stats.ttest_rel(values["a"], values["b"]).confidence_interval()
+    assert [found["low"], found["high"], found["n"]] == pytest.approx([*interval, 6])
+    with pytest.raises(ValueError, match="share no fold and seed"):
+        paired(frame[(frame["arm"] == "a") == (frame["fold"] == 0)], "a", "b", "f1")
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda p: "/".join(p.parts[-4:-1]))
+def test_a_recorded_table_is_what_its_numbers_give(path, tmp_path):
+    write_results(tmp_path, pd.read_csv(path))
+    for name in ("table.md", "table.tex"):
+        assert not path.with_name(name).exists() or path.with_name(name).read_text() == (tmp_path / name).read_text()
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: "/".join(p.parts[-4:-1]))

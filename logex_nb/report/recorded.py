@@ -17,7 +17,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown
 
 from ..core import read_record, repo_root
-from .tables import interval_table, show
+from .tables import as_printed, interval_table, show
 
 # %% ../../nbs/report/recorded.ipynb #c009
 def recorded(
@@ -120,9 +120,9 @@ def value(
     "A recorded number of an experiment"
     folder = Path(results or repo_root() / "results") / profile / dataset / experiment
     found = _numbers(folder, file, row, metric)
-    paper = Value(found.get("published_mean", nan), found.get("published_std", nan))
+    paper = as_printed(found.get("published_mean", nan), found.get("published_std", nan), found.get("source", ""))
     known = {name: found[name] for name in ("mean", "std") if name in found}
-    return Value(**known, n=int(found.get("n", 1)), published="" if isnan(paper.mean) else f"{paper:.2f}")
+    return Value(**known, n=int(found.get("n", 1)), published=paper)
 
 # %% ../../nbs/report/recorded.ipynb #v016
 def difference(
