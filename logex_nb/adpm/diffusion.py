@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'SAMPLERS', 'antithetic_timesteps', 'mmd', 'diffusion_loss', 'image_levels', 'LabelSampling', 'label_noise',
-           'sample_labels', 'refine', 'label_logits']
+           'sample_labels', 'refine', 'label_logits', 'draw_labels', 'best_tau']
 
 # %% ../../nbs/adpm/diffusion.ipynb #c002
 from collections.abc import Sequence
@@ -18,7 +18,10 @@ from tqdm import tqdm
 
 from .denoiser import Denoiser
 from .noise import LabelScheduler
+from .views import FrozenViews, TrunkViews
+from ..classify.losses import adjust_logits
 from ..core import child_seed
+from ..detect.classification import classification_report
 
 # %% ../../nbs/adpm/diffusion.ipynb #c005
 def antithetic_timesteps(
@@ -163,3 +166,37 @@ def label_logits(
     if how.combine == "vote": share = F.one_hot(samples.argmax(2), samples.shape[2]).float().mean(1) + least * share / share.sum(1, keepdim=True)
     logits = (1 - how.blend) * (share / share.sum(1, keepdim=True)).log() + how.blend * prior.clamp_min(1e-6).log()
     return logits.log_softmax(1)
+
+# %% ../../nbs/adpm/diffusion.ipynb #c036
+def draw_labels(
+    denoiser: Denoiser, # In eval mode
+    scheduler: LabelScheduler, # As in training
+    views: FrozenViews | TrunkViews, # Of all images
+    ids: np.ndarray, # Which are asked for `[n]`
+    prior: Tensor, # Their guesses `[n, c]`
+    level: Tensor, # Their noise levels `[n]`
+    how: LabelSampling, # How
+    names: Sequence[str], # Of these images, for their noise
+    seed: int = 0, # Of that noise
+    batch: int = 256, # Images at a time
+    progress: bool = True, # Show a progress bar
+) -> Tensor: # Drawn labels `[n, samples, c]`, on the CPU
+    "Labels for many images"
+    quiet, found = {} if progress else dict(disable=True), []
+    for part in tqdm(torch.arange(len(ids)).split(batch), unit="batch", **quiet):
+        with torch.inference_mode(): maps = views.look(torch.as_tensor(ids)[part]).maps
+        at = part.to(prior.device)
+        found.append(sample_labels(denoiser, scheduler, maps, prior[at], level[at], how, [names[i] for i in part.tolist()], seed).cpu())
+    return torch.cat(found)
+
+# %% ../../nbs/adpm/diffusion.ipynb #c039
+def best_tau(
+    logits: np.ndarray, # On validation images `[n, c]`
+    labels: np.ndarray, # Class ids `[n]`
+    class_counts: Sequence[int], # Training images of each class `[c]`
+    taus: Sequence[float], # To choose from; empty adjusts nothing
+) -> float: # One of them, or 0
+    "Exponent of post-hoc logit adjustment with the best macro F1 on validation"
+    names = [str(k) for k in range(logits.shape[1])]
+    value = lambda tau: classification_report(adjust_logits(torch.as_tensor(logits), class_counts, tau).numpy(), labels, names)["f1"]
+    return max(taus, key=value, default=0.)

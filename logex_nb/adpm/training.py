@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Views', 'warmup_cosine', 'fit', 'train_prior', 'prior_logits', 'crossfit', 'LabelDiffusion', 'class_levels',
-           'build_denoiser', 'train_denoiser']
+           'build_denoiser', 'train_denoiser', 'save_denoiser', 'load_denoiser']
 
 # %% ../../nbs/adpm/training.ipynb #c002
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -269,3 +270,35 @@ def train_denoiser(
     key = run_key(asdict(config) | dict(sampling=""), seed, labels, ids, guesses)
     fit(_together(denoiser, views), one_batch, len(ids), config, seed, folder, key, progress=progress)
     return denoiser
+
+# %% ../../nbs/adpm/training.ipynb #c021
+def save_denoiser(
+    denoiser: Denoiser, # Trained
+    views: Views, # Their trunk is kept, too, if it has learned
+    folder: Path, # Gets denoiser.json and weights.safetensors
+    classes: Sequence[str], # Names, in the order of the outputs
+    config: LabelDiffusion, # Its recipe
+) -> None:
+    "Write what `load_denoiser` needs, each file whole or not at all"
+    write_json(folder / "denoiser.json", dict(classes=list(classes), inputs=views.width, config=asdict(config)))
+    with atomic(folder / "weights.safetensors") as tmp:
+        save_file({name: value.cpu().contiguous() for name, value in _together(denoiser, views).state_dict().items()}, tmp)
+
+
+def load_denoiser(
+    folder: Path, # Written by `save_denoiser`
+    views: Views, # Of all images; their trunk gets the weights that it learned
+    classes: Sequence[str], # Names that its outputs must have
+    config: LabelDiffusion, # Its recipe
+) -> tuple[Denoiser, LabelScheduler]: # In eval mode
+    "The denoiser of a finished run"
+    if not (folder / "denoiser.json").exists(): raise FileNotFoundError(f"no denoiser in {folder}: run the stage that trains it")
+    spec = json.loads((folder / "denoiser.json").read_text())
+    for what, has, wanted in (("classes", spec["classes"], list(classes)), ("features per cell", spec["inputs"], views.width),
+                              *((key, spec["config"][key], getattr(config, key)) for key in ("width", "time", "image", "backbone"))):
+        if has != wanted: raise ValueError(f"the denoiser in {folder} has {what} {has}, not {wanted}: train one with these settings")
+    denoiser, scheduler = build_denoiser(config, len(classes), views.width)
+    both = _together(denoiser, views)
+    both.load_state_dict(load_file(folder / "weights.safetensors"))
+    both.eval()
+    return denoiser.to(views.look(torch.zeros(1, dtype=int)).maps.device), scheduler
