@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+
 from logex_nb.report.figures import method_plot
 from logex_nb.report.recorded import difference, value
 from logex_nb.report.tables import (KEYS, append_runs, as_text, interval_table, paired, read_runs, show, summarise,
                                     write_results)
-from scipy import stats
 
 RESULTS = Path(__file__).parents[1] / "results"
 TABLES = sorted(RESULTS.glob("*/*/*/table.csv"))
