@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['READINGS', 'PREDICTIONS', 'SPACINGS', 'FORMS', 'LabelScheduler', 'noise_levels']
+__all__ = ['READINGS', 'PREDICTIONS', 'FORMS', 'SPACINGS', 'LabelScheduler', 'noise_levels']
 
 # %% ../../nbs/adpm/noise.ipynb #n58d969b
 READINGS = "noise", "unit", "schedule" # Where the noise level of a class enters
@@ -42,6 +42,40 @@ class LabelScheduler:
         self.timesteps = torch.arange(num_train_timesteps).flip(0)
         self._levels, self._tables = torch.empty(0), torch.empty(0)
 
+# %% ../../nbs/adpm/noise.ipynb #nb2d655a
+FORMS = "L1", "L2", "L3", "L4" # Readings of eq. 14
+
+
+def _check_levels(n: np.ndarray, form: str, alpha: float, kappa: float, min_count: int) -> None:
+    if form not in FORMS: raise ValueError(f"no form {form!r}: choose from {list(FORMS)}")
+    if not 0 <= alpha <= 1: raise ValueError(f"alpha is {alpha}: choose from [0, 1]")
+    if not 1 <= kappa < np.inf: raise ValueError(f"kappa is {kappa}: choose 1 or more, the paper tries 1 to 10")
+    if empty := np.flatnonzero(~((n >= 1) | (n < min_count))).tolist():
+        raise ValueError(f"class {empty[0]} has no image: each needs one, or min_count=1 to leave it at level 1")
+    if not (n >= min_count).any():
+        raise ValueError(f"no class has {min_count} images, the largest {n.max(initial=0):g}: lower min_count")
+
+
+def noise_levels(
+    class_counts: Sequence[int], # Training images of each class `[c]`
+    form: str = "L1", # One of `FORMS`
+    alpha: float = 1 / 6, # Exponent of the error law, in [0, 1]; 0 for isotropic noise
+    kappa: float = 5., # Second number of the form, 1 or more
+    min_count: int = 0, # Classes with fewer images get 1, and the rest is computed without them
+) -> np.ndarray: # `[c]`, 1 for the largest class, more for smaller ones
+    "Noise level of each class; all forms are reconstructions of eq. 14 of ADPM"
+    n = np.asarray(class_counts, dtype=np.float64)
+    _check_levels(n, form, alpha, kappa, min_count)
+    kept = n >= min_count
+    n = np.where(kept, n, n[kept].max()) # a class as large as the head has level 1
+    ratio = n.max() / n
+    return dict(
+        L1=np.minimum(ratio.max(), 1 + kappa * (ratio ** alpha - 1)),
+        L2=(ratio ** alpha + kappa) / (1 + kappa),
+        L3=(kappa * n ** -alpha + 1) / (kappa * n.max() ** -alpha + 1),
+        L4=((n.max() + kappa) / (n + kappa)) ** alpha,
+    )[form]
+
 # %% ../../nbs/adpm/noise.ipynb #n10a0349
 @patch
 def as_levels(
@@ -66,7 +100,7 @@ def scale(
     level = self.as_levels(level)
     return torch.ones_like(level) if self.reading == "schedule" else level ** self.power
 
-# %% ../../nbs/adpm/noise.ipynb #n52002dd
+# %% ../../nbs/adpm/noise.ipynb #n25156fb
 @patch
 def alphas_cumprod_at(
     self: LabelScheduler,
@@ -77,7 +111,7 @@ def alphas_cumprod_at(
     t, level = torch.as_tensor(timesteps).cpu(), self.as_levels(level)
     if ((t < 0) | (t >= self.num_train_timesteps)).any():
         raise ValueError(f"a timestep lies outside 0..{self.num_train_timesteps - 1}: {t.min()} to {t.max()} given")
-    if self.reading != "schedule": return self.alphas_cumprod[t]
+    if self.reading != "schedule": return torch.broadcast_tensors(self.alphas_cumprod[t], level)[0]
     levels, rows = level.unique(return_inverse=True)
     if not torch.equal(levels, self._levels): # the same in every step of a chain
         betas = (levels[:, None] * self.betas).clamp(max=.999)
@@ -96,10 +130,11 @@ def _column(
                          f"expected one per row, {list(like.shape[:-1])}")
     return rows.unsqueeze(-1).to(like)
 
-# %% ../../nbs/adpm/noise.ipynb #n1af3163
+# %% ../../nbs/adpm/noise.ipynb #nafbe7fa
 def _check_prior(prior: Tensor) -> None:
     bad = prior.isnan().any(-1).flatten()
-    if bad.any(): raise ValueError(f"the prior of row {bad.nonzero()[0].item()} is NaN: look at the network it comes from")
+    if bad.any():
+        raise ValueError(f"the prior of row {bad.nonzero()[0].item()} is NaN: look at the network it comes from")
 
 
 @patch
@@ -175,7 +210,7 @@ def start(
     _check_prior(prior)
     return prior + _column(self.scale(level), noise) * noise
 
-# %% ../../nbs/adpm/noise.ipynb #nb8f1616
+# %% ../../nbs/adpm/noise.ipynb #n16f44f5
 @patch
 def step(
     self: LabelScheduler,
@@ -189,8 +224,11 @@ def step(
     clip: tuple[float, float] | None = (-.5, 1.5), # Range of the predicted labels
 ) -> tuple[Tensor, Tensor]: # `y` at the next timestep and the predicted labels, both `[..., c]`
     "One step back; the last one returns the predicted labels without noise"
+    if not 0 <= eta <= 1: raise ValueError(f"eta is {eta}: choose from [0, 1], 1 for the posterior and 0 for DDIM")
     at = (self.timesteps == int(timestep)).nonzero().flatten().tolist()
-    if not at: raise ValueError(f"timestep {int(timestep)} is none of the {len(self.timesteps)} chosen by `set_timesteps`")
+    if not at:
+        raise ValueError(f"timestep {int(timestep)} is none of the {len(self.timesteps)} of `set_timesteps`: "
+                         f"choose one of `timesteps`, {self.timesteps[0]} to {self.timesteps[-1]}")
     labels = self.predict_labels(model_output, timestep, sample, prior, level)
     if clip is not None: labels = labels.clamp(*clip)
     if at[0] + 1 == len(self.timesteps): return labels, labels
@@ -198,39 +236,6 @@ def step(
     here, after = (self.alphas_cumprod_at(t, level) for t in self.timesteps[at[0]:at[0] + 2])
     sigma = eta * ((1 - after) / (1 - here) * (1 - here / after)) ** .5
     old = (sample - prior - _column(here ** .5, sample) * (labels - prior)) / _column((1 - here) ** .5, sample)
-    mean = prior + _column(after ** .5, sample) * (labels - prior) + _column((1 - after - sigma ** 2) ** .5, sample) * old
+    mean = prior + _column(after ** .5, sample) * (labels - prior)
+    mean = mean + _column((1 - after - sigma ** 2) ** .5, sample) * old
     return (mean + _column(sigma * self.scale(level), sample) * noise if eta else mean), labels
-
-# %% ../../nbs/adpm/noise.ipynb #nc097991
-FORMS = "L1", "L2", "L3", "L4" # Readings of eq. 14
-
-
-def _check_levels(n: np.ndarray, form: str, alpha: float, kappa: float, min_count: int) -> None:
-    if form not in FORMS: raise ValueError(f"no form {form!r}: choose from {list(FORMS)}")
-    if not 0 <= alpha <= 1: raise ValueError(f"alpha is {alpha}: choose from [0, 1]")
-    if not 1 <= kappa < np.inf: raise ValueError(f"kappa is {kappa}: choose 1 or more, the paper tries 1 to 10")
-    if empty := np.flatnonzero(~((n >= 1) | (n < min_count))).tolist():
-        raise ValueError(f"class {empty[0]} has no image: give counts of 1 or more, or min_count=1 to leave it at level 1")
-    if not (n >= min_count).any():
-        raise ValueError(f"no class has {min_count} images, the largest {n.max(initial=0):g}: choose a smaller min_count")
-
-
-def noise_levels(
-    class_counts: Sequence[int], # Training images of each class `[c]`
-    form: str = "L1", # One of `FORMS`
-    alpha: float = 1 / 6, # Exponent of the error law, in [0, 1]; 0 for isotropic noise
-    kappa: float = 5., # Second number of the form, 1 or more
-    min_count: int = 0, # Classes with fewer images get 1, and the rest is computed without them
-) -> np.ndarray: # `[c]`, 1 for the largest class, more for smaller ones
-    "Noise level of each class; all forms are reconstructions of eq. 14 of ADPM"
-    n = np.asarray(class_counts, dtype=np.float64)
-    _check_levels(n, form, alpha, kappa, min_count)
-    kept = n >= min_count
-    n = np.where(kept, n, n[kept].max()) # a class as large as the head has level 1
-    ratio = n.max() / n
-    return dict(
-        L1=np.minimum(ratio.max(), 1 + kappa * (ratio ** alpha - 1)),
-        L2=(ratio ** alpha + kappa) / (1 + kappa),
-        L3=(kappa * n ** -alpha + 1) / (kappa * n.max() ** -alpha + 1),
-        L4=((n.max() + kappa) / (n + kappa)) ** alpha,
-    )[form]
