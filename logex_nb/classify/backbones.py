@@ -28,9 +28,9 @@ SIZES = {
                   embedding_size=32, stem_pool=False),
     "18": dict(layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512]),
     "50": dict(layer_type="bottleneck", depths=[3, 4, 6, 3], hidden_sizes=[256, 512, 1024, 2048]),
-    "lite0": dict(layer_type="inverted", depths=[1, 2, 2, 3, 3, 4, 1], hidden_sizes=[16, 24, 40, 80, 112, 192, 320, 1280],
-                  embedding_size=32, expansions=[1, 6, 6, 6, 6, 6, 6], kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
-                  strides=[1, 2, 2, 2, 1, 2, 1]),
+    "lite0": dict(layer_type="inverted", depths=[1, 2, 2, 3, 3, 4, 1], embedding_size=32,
+                  hidden_sizes=[16, 24, 40, 80, 112, 192, 320, 1280], expansions=[1, 6, 6, 6, 6, 6, 6],
+                  kernel_sizes=[3, 3, 5, 3, 5, 5, 3], strides=[1, 2, 2, 2, 1, 2, 1]),
 }
 
 # %% ../../nbs/classify/backbones.ipynb #li02
@@ -73,7 +73,8 @@ class _InvertedResidual(nn.Module):
         super().__init__()
         wide, act = d * expansion, nn.ReLU6(inplace=True)
         widen = [_convolution(d, wide), act] if expansion > 1 else []
-        self.layers = nn.Sequential(*widen, _convolution(wide, wide, kernel, stride, wide), act, _convolution(wide, out))
+        filters = _convolution(wide, wide, kernel, stride, groups=wide)
+        self.layers = nn.Sequential(*widen, filters, act, _convolution(wide, out))
         self.skip = stride == 1 and d == out
 
     def forward(

@@ -71,7 +71,7 @@ def window_corners(
 ) -> np.ndarray: # Top and left of each window in px, int `[grid * grid, 2]`, row by row
     "Where the windows of `frozen_windows` begin"
     if grid < 1 or not 1 <= round(edge * share) <= edge:
-        raise ValueError(f"no {grid} x {grid} windows of {share} of {edge} px: give a grid of at least 1, a share up to 1")
+        raise ValueError(f"no {grid} x {grid} windows of {share} of {edge} px: choose grid from 1, share up to 1")
     free = edge - round(edge * share)
     begin = np.linspace(0, free, grid).round().astype(int) if grid > 1 else np.array([free // 2])
     return np.stack(np.meshgrid(begin, begin, indexing="ij"), -1).reshape(-1, 2)
