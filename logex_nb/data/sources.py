@@ -263,25 +263,36 @@ def open(self: Npz) -> Dataset:
 class Phantom(Source):
     "Histology that is drawn: how much of it exists"
     pathless: ClassVar[bool] = True
-    head_per_class: int = 1200 # Tiles of each head class
-    tail_per_class: int = 600 # Tiles of each tail class
+    head_per_class: int = 1200 # Tiles of each head class; of the largest class if `imbalance` is above 1
+    tail_per_class: int = 600 # Tiles of each tail class; unused if `imbalance` is above 1
     cases_per_class: int = 100 # Cases among which a class's tiles are dealt
     seed: int = 0 # Another seed is another archive
+    imbalance: float = 1. # Largest class over smallest; above 1 the classes shrink exponentially, and none is head or tail
+    classes: tuple[str, ...] = () # Names, the largest class first; empty: all 16
 
     @property
     def name(self) -> str: return "phantom"
 
 # %% ../../nbs/data/sources.ipynb #c049
+def _class_sizes(source: Phantom) -> dict[str, int]:
+    "Tiles of each class, at least one for each of five folds where the classes shrink"
+    names, ratio = source.classes or tuple(CLASSES), source.imbalance
+    for name in set(names) - set(CLASSES): raise ValueError(f"unknown phantom class {name!r}: choose from {CLASSES}")
+    if len(set(names)) < max(2, len(names)): raise ValueError(f"phantom classes {list(names)}: give two or more, each once")
+    if not ratio >= 1: raise ValueError(f"imbalance is {ratio}: the largest class over the smallest is at least 1")
+    if ratio == 1: return {c: source.head_per_class if c in HEAD else source.tail_per_class for c in names}
+    return {c: max(5, round(source.head_per_class * ratio ** (-k / (len(names) - 1)))) for k, c in enumerate(names)}
+
+
 @patch
 def open(self: Phantom) -> Dataset:
-    "Its 16 classes, drawn on demand"
+    "Its classes, drawn on demand"
     if min(self.head_per_class, self.tail_per_class, self.cases_per_class) < 1:
         raise ValueError(f"{self}: each class needs at least one tile and one case")
-    rows = []
-    for name in CLASSES:
+    sizes, rows = _class_sizes(self), []
+    for name, size in sizes.items():
         part = "head" if name in HEAD else "tail"
-        tiles = range(self.head_per_class if part == "head" else self.tail_per_class)
-        for case, dealt in enumerate(np.array_split(tiles, self.cases_per_class)):
+        for case, dealt in enumerate(np.array_split(range(size), self.cases_per_class)):
             group = f"phantom/{name}/case{case:02d}"
             rows += [(f"{group}/{index:04d}", name, group, part) for index in range(len(dealt))]
 
@@ -289,8 +300,9 @@ def open(self: Phantom) -> Dataset:
         _, name, case, index = image.split("/")
         return tile(name, int(case[4:]), int(index), size=size, seed=self.seed)[0]
 
-    table = _tidy(pd.DataFrame(rows, columns=["image", "label", "group", "part"]), "phantom")
-    return Dataset("phantom", list(CLASSES), table,
+    table = pd.DataFrame(rows, columns=["image", "label", "group", "part"])
+    if self.imbalance > 1: table = table.drop(columns="part")
+    return Dataset("phantom", list(sizes), _tidy(table, "phantom"),
                    lambda rows, size: read_images(read_one, list(rows.image), size), "none needed")
 
 # %% ../../nbs/data/sources.ipynb #c054
