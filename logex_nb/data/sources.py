@@ -31,7 +31,7 @@ class Dataset:
     "Labelled images: a table, and functions that read and hash its rows"
     name: str # Short name, used in paths
     classes: list[str] # Class names; the position is the class id
-    table: pd.DataFrame # A row per image: image, label, group; split and part if known
+    table: pd.DataFrame # A row per image: image, label, group; split, part and fold if known
     read: Callable[[pd.DataFrame, int], np.ndarray] # (rows, size) -> RGB uint8 `[n, size, size, 3]`
     licence: str = "not stated" # Terms under which the images may be used
     digest: Callable[[pd.DataFrame], list[str]] | None = None # rows -> SHA-256 of each
@@ -64,12 +64,12 @@ def read_images(
 
 # %% ../../nbs/data/sources.ipynb #c015
 def _tidy(
-    table: pd.DataFrame, # image, label; group, split, part where known; all strings
+    table: pd.DataFrame, # image, label; group, split, part, fold where known; all strings
     source: str, # Named in errors
-) -> pd.DataFrame: # The columns every dataset has, and split and part where known
+) -> pd.DataFrame: # The columns every dataset has, and split, part and fold where known
     "Check a table of images and complete it"
     table, known = table.reset_index(drop=True), {"split": SPLITS, "part": ("head", "tail")}
-    free = [column for column in ("mask",) if column in table]
+    free = [column for column in ("fold", "mask") if column in table]
     if "group" not in table: table["group"] = ""
     if len(table) and "part" not in table and set(table.group) <= set(known["part"]):
         table = table.rename(columns={"group": "part"}).assign(group="")
@@ -82,6 +82,10 @@ def _tidy(
         for row in table[~table[column].isin(known[column])].to_dict("records"):
             raise ValueError(f"unknown {column} {row[column]!r} of image {row['image']!r} in "
                              f"{source}: choose from {list(known[column])}")
+    if "fold" in table:
+        for row in table[~table.fold.str.fullmatch(r"\d{1,4}")].to_dict("records"):
+            raise ValueError(f"fold {row['fold']!r} of image {row['image']!r} in {source}: number the folds from 0")
+        table["fold"] = table.fold.astype(int)
     if "part" in table:
         for label in classes:
             if table.part[table.label == label].nunique() > 1:
@@ -119,7 +123,7 @@ def _read_metadata(
     missing = [column for column in ("file_name", "label") if column not in table]
     if missing:
         raise ValueError(f"{path} has no column {' and '.join(missing)}: it needs file_name, label "
-                         f"and may have group, split, part, mask; it has {list(table)}")
+                         f"and may have group, split, part, fold, mask; it has {list(table)}")
     named = [*table.file_name, *(m for m in table.get("mask", ()) if m)]
     absent = [file for file in named if not (folder / file).is_file()]
     if absent:
@@ -206,7 +210,7 @@ def _check_arrays(arrays: dict[str, np.ndarray], source: str) -> None:
     images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images in {source}: {images.dtype} {images.shape}, not uint8 [n,h,w,3]")
-    for name in ("labels", "group", "split", "part"):
+    for name in ("labels", "group", "split", "part", "fold"):
         if arrays.get(name, labels).shape != (len(images),):
             raise ValueError(f"{name} in {source} has shape {arrays[name].shape}: "
                              f"expected {(len(images),)}, one per image")
@@ -222,7 +226,7 @@ def _check_arrays(arrays: dict[str, np.ndarray], source: str) -> None:
 
 @dataclass(frozen=True)
 class Npz(Source):
-    "Images in arrays: images and labels; classes, group, split, part if known"
+    "Images in arrays: images and labels; classes, group, split, part, fold if known"
     path: Path # The file
 
     @property
@@ -246,7 +250,7 @@ def open(self: Npz) -> Dataset:
     images, labels = arrays["images"], arrays["labels"]
     classes = arrays.get("classes", np.unique(labels)).astype(str)
     if labels.dtype.kind in "iu" and "classes" in arrays: labels = classes[labels]
-    columns = {c: arrays[c].astype(str) for c in ("group", "split", "part") if c in arrays}
+    columns = {c: arrays[c].astype(str) for c in ("group", "split", "part", "fold") if c in arrays}
     names = [f"{path.stem}/{i:06d}" for i in range(len(images))]
     table = pd.DataFrame(dict(image=names, label=labels.astype(str), **columns), dtype=str)
 
@@ -267,7 +271,7 @@ class Phantom(Source):
     tail_per_class: int = 600 # Tiles of each tail class; unused if `imbalance` is above 1
     cases_per_class: int = 100 # Cases among which a class's tiles are dealt
     seed: int = 0 # Another seed is another archive
-    imbalance: float = 1. # Largest class over smallest; above 1 the classes shrink exponentially, and none is head or tail
+    imbalance: float = 1. # Largest class over smallest; above 1 classes shrink exponentially, and have no part
     classes: tuple[str, ...] = () # Names, the largest class first; empty: all 16
 
     @property
@@ -275,13 +279,15 @@ class Phantom(Source):
 
 # %% ../../nbs/data/sources.ipynb #c049
 def _class_sizes(source: Phantom) -> dict[str, int]:
-    "Tiles of each class, at least one for each of five folds where the classes shrink"
+    "Tiles of each class; at least ten where the classes shrink, enough for five folds"
     names, ratio = source.classes or tuple(CLASSES), source.imbalance
     for name in set(names) - set(CLASSES): raise ValueError(f"unknown phantom class {name!r}: choose from {CLASSES}")
-    if len(set(names)) < max(2, len(names)): raise ValueError(f"phantom classes {list(names)}: give two or more, each once")
+    if len(set(names)) < max(2, len(names)):
+        raise ValueError(f"phantom classes {list(names)}: give two or more, each once")
     if not ratio >= 1: raise ValueError(f"imbalance is {ratio}: the largest class over the smallest is at least 1")
     if ratio == 1: return {c: source.head_per_class if c in HEAD else source.tail_per_class for c in names}
-    return {c: max(5, round(source.head_per_class * ratio ** (-k / (len(names) - 1)))) for k, c in enumerate(names)}
+    shares = ratio ** (-np.arange(len(names)) / (len(names) - 1))
+    return {c: max(10, round(source.head_per_class * share)) for c, share in zip(names, shares)}
 
 
 @patch
