@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from logex_nb.core import configure
-from logex_nb.data.sources import Phantom, find_source
+from logex_nb.data.catalogue import find_source
+from logex_nb.data.sources import Phantom
 from logex_nb.data.protocols import Protocol, make_split
 from logex_nb.data.tiles import load_tiles, pack
 

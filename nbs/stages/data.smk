@@ -2,7 +2,8 @@
 from logex_nb.run.workflow import Stage, study_of
 
 study = study_of(config)
-data = Stage(study, "data", also=(f"data.sources.{type(study.source).__name__}",))
+module, kind = type(study.source).__module__.removeprefix("logex_nb."), type(study.source).__name__
+data = Stage(study, "data", also=(f"{module}.{kind}",))
 
 
 rule data:
