@@ -2,8 +2,8 @@
 from logex_nb.run.workflow import Stage, study_of
 
 study = study_of(config)
-module, kind = type(study.source).__module__.removeprefix("logex_nb."), type(study.source).__name__
-data = Stage(study, "data", also=(f"{module}.{kind}",))
+kind = type(study.source)
+data = Stage(study, "data", also=(f"{kind.__module__.removeprefix('logex_nb.')}.{kind.__name__}",))
 
 
 rule data:
