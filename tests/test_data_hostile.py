@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from logex_nb.core import configure
-from logex_nb.data.sources import Phantom, find_source
+from logex_nb.data.catalogue import find_source
+from logex_nb.data.sources import Phantom
 from logex_nb.data.protocols import Protocol, make_split
 from logex_nb.data.tiles import load_tiles, pack
 
@@ -197,6 +198,20 @@ def test_group_of_head_and_tail_is_no_patient(root):
     assert set(make_split(data, replace(SMALL, head=None)).query("part == 'head'").label) == {"melanoma"}
 
 
+@pytest.mark.parametrize("fold, message", [
+    ("first", "fold 'first' of image 'melanoma/0.png'"), ("", "fold '' of image"), ("-1", "number the folds from 0"), ("1.0", "fold '1.0'")])
+def test_fold_that_is_no_number(root, fold, message):
+    metadata(root, fold=fold)
+    with fails(message): opened(root)
+
+
+def test_folds_of_a_folder_and_an_npz(root, tmp_path):
+    metadata(root, fold=lambda t: t.index % 4)
+    assert make_split(opened(root), Protocol(kind="folds", folds=4)).fold.value_counts().max() == 8
+    np.savez(tmp_path / "toy.npz", **GOOD, fold=np.array([0, 0, 1, 1, 2, 2]))
+    assert find_source(f"npz:{tmp_path}/toy.npz").open().table.fold.tolist() == [0, 0, 1, 1, 2, 2]
+
+
 def official(t): return np.array(["train", "val", "test"])[t.groupby("label").cumcount() % 3]
 
 
@@ -278,6 +293,8 @@ GOOD = dict(images=np.arange(6 * 4 * 5 * 3, dtype=np.uint8).reshape(6, 4, 5, 3),
     (dict(labels=GOOD["labels"] - 1, classes=np.array(["naevus", "nerves"])), "do not match"),
     (dict(split=np.array(["train"] * 5)), "split in"),
     (dict(split=np.array(["training"] * 6)), "unknown split 'training'"),
+    (dict(fold=np.array([0, 1, 2])), "fold in"),
+    (dict(fold=np.array([0, 1, 2, 0, 1, -2])), "number the folds from 0"),
 ])
 def test_npz(tmp_path, change, message):
     np.savez(tmp_path / "toy.npz", **(GOOD | change))

@@ -113,7 +113,7 @@ def _module(path: str) -> _Module:
     return _as_module(path, _file(path).read_text(encoding="utf-8"))
 
 # %% ../../nbs/run/reruns.ipynb #c014
-_ASIDE = "run", "core.Run", "core.load_config", "core.repo_root", "data.sources.SOURCES" # Rooms and definitions that are not followed
+_ASIDE = "run", "core.Run", "core.load_config", "core.repo_root", "data.catalogue.SOURCES" # Rooms and definitions that are not followed
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -17,7 +17,8 @@ from typing import Any
 from fastcore.basics import patch
 from ..core import configure, load_config, read_profile, read_record, repo_root, sha256
 from ..data.protocols import Protocol
-from ..data.sources import Source, find_source
+from ..data.catalogue import find_source
+from ..data.sources import Source
 
 # %% ../../nbs/run/study.ipynb #c005
 def papers() -> list[str]: # Names of the folders, in the order of their `position`

@@ -23,7 +23,7 @@ from fastcore.script import call_parse
 from filelock import FileLock, Timeout
 
 from ..core import configure, profiles, repo_root
-from ..data.sources import SOURCES
+from ..data.catalogue import SOURCES
 from .reruns import changes, code_of, made_of
 from .study import SECTIONS, Study, papers
 from .terminal import expected_seconds, watch

@@ -2,7 +2,8 @@
 from logex_nb.run.workflow import Stage, study_of
 
 study = study_of(config)
-data = Stage(study, "data", also=(f"data.sources.{type(study.source).__name__}",))
+kind = type(study.source)
+data = Stage(study, "data", also=(f"{kind.__module__.removeprefix('logex_nb.')}.{kind.__name__}",))
 
 
 rule data:
