@@ -46,9 +46,8 @@ def _relative(path: Path) -> str:
 @patch(as_prop=True)
 def notebook(self: Stage) -> Path:
     "The paper's own notebook, or the one that papers share"
-    stem = self.study.about["targets"].get(self.name, {}).get("notebook", self.name)
-    found = [p for p in (self.study.home / f"{stem}.ipynb", repo_root() / f"nbs/stages/{stem}.ipynb") if p.exists()]
-    if not found: raise FileNotFoundError(f"no notebook {stem}.ipynb in {_relative(self.study.home)} or nbs/stages")
+    found = [p for p in (self.study.home / f"{self.name}.ipynb", repo_root() / f"nbs/stages/{self.name}.ipynb") if p.exists()]
+    if not found: raise FileNotFoundError(f"no notebook {self.name}.ipynb in {_relative(self.study.home)} or nbs/stages")
     return found[0]
 
 # %% ../../nbs/run/workflow.ipynb #c007b
