@@ -17,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test reproduce plan lab docs readme export clean
+.PHONY: help setup demo test reproduce plan lab docs readme prose export clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ docs: $(READY) ## the documentation, in _docs/
 
 readme: $(READY) ## README.md from nbs/index.ipynb
 	@python docs/build.py readme
+
+prose: $(READY) ## the sentences of pages that read results/, refreshed
+	@python tests/test_prose.py
 
 export: $(READY) ## the package from the notebooks, notebooks cleaned
 	@nbdev_export && nbdev_clean

@@ -1,6 +1,6 @@
 """Numbers in the prose of the papers' pages: no result is typed, and every sentence says what results/ hold
 
-A sentence with a result comes from a cell marked `exec_doc` that reads it. `python tests/test_prose.py` runs
+A sentence with a result comes from a cell marked `exec_doc` that reads it. `make prose` runs
 these cells again and keeps what they show; a page runs them whenever it is built.
 """
 import ast
@@ -100,7 +100,7 @@ def test_sentences_say_what_is_recorded(path):
     rerun(now)
     for old, new in zip(kept.cells, now.cells):
         assert NOTE not in "".join(says(new)), f"{name(path)}, cell {old.id}"
-        assert says(old) == says(new), f"{name(path)}, cell {old.id}: run `python tests/test_prose.py`"
+        assert says(old) == says(new), f"{name(path)}, cell {old.id}: run `make prose`"
 
 
 def recorded_numbers(path: Path) -> list[float]: # Of a notebook's own tables, without sign
