@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from .backbones import ImageClassifier
 from .batches import fetch, hold
+from ..core import autocast
 
 # %% ../../nbs/classify/frozen.ipynb #fz09
 def _resized(
@@ -33,6 +34,7 @@ def _in_batches(
     batch: int, # Images at a time
     device: torch.device | str, # Where to compute
     progress: bool, # Show a progress bar
+    precision: str, # Of the trunk, one of `core.PRECISIONS`
 ) -> np.ndarray: # float16 `[n, ...]`
     "`of` every batch, in eval mode; the network is left as it was"
     if images.ndim != 4 or images.shape[1] != images.shape[2]:
@@ -43,7 +45,7 @@ def _in_batches(
         held = hold(images, device)
         with torch.inference_mode():
             for ids in tqdm(torch.arange(len(images)).split(batch), "features", disable=not progress):
-                part = of(fetch(held, ids, device)).half().cpu().numpy()
+                with autocast(device, precision): part = of(fetch(held, ids, device)).half().cpu().numpy()
                 if out is None: out = np.empty((len(images), *part.shape[1:]), part.dtype)
                 out[ids] = part
                 if not np.isfinite(part).all(): raise ValueError("features exceed 65 504, the largest float16")
@@ -58,10 +60,11 @@ def frozen_maps(
     batch: int = 64, # Images at a time
     device: torch.device | str = "cpu", # Where to compute
     progress: bool = True, # Show a progress bar
+    precision: str = "fp32", # Of the trunk, one of `core.PRECISIONS`
 ) -> np.ndarray: # float16 `[n, h', w', d]`
     "The trunk's last feature map of every image"
     of = lambda x: net.maps(_resized(x, size)).permute(0, 2, 3, 1)
-    return _in_batches(of, net, images, batch, device, progress)
+    return _in_batches(of, net, images, batch, device, progress, precision)
 
 # %% ../../nbs/classify/frozen.ipynb #fz14
 def window_corners(
@@ -86,10 +89,11 @@ def frozen_windows(
     batch: int = 64, # Images at a time
     device: torch.device | str = "cpu", # Where to compute
     progress: bool = True, # Show a progress bar
+    precision: str = "fp32", # Of the trunk, one of `core.PRECISIONS`
 ) -> np.ndarray: # float16 `[n, grid * grid, d]`, in the order of `window_corners`
     "The trunk's features of overlapping windows of every image"
     edge = images.shape[1]
     corners, width = window_corners(edge, grid, share), round(edge * share)
     windows = lambda x: (_resized(x[..., top:top + width, left:left + width], size) for top, left in corners)
     of = lambda x: torch.stack([net.features(window) for window in windows(x)], 1)
-    return _in_batches(of, net, images, batch, device, progress)
+    return _in_batches(of, net, images, batch, device, progress, precision)
