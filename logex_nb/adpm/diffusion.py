@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'SAMPLERS', 'antithetic_timesteps', 'mmd', 'diffusion_loss', 'image_levels', 'LabelSampling', 'label_noise',
-           'sample_labels', 'refine', 'label_logits', 'draw_labels', 'best_tau']
+           'sample_labels', 'refine', 'label_logits', 'draw_labels', 'refined', 'best_tau']
 
 # %% ../../nbs/adpm/diffusion.ipynb #c002
 from collections.abc import Sequence
@@ -189,7 +189,21 @@ def draw_labels(
         found.append(sample_labels(denoiser, scheduler, maps, prior[at], level[at], how, [names[i] for i in part.tolist()], seed).cpu())
     return torch.cat(found)
 
-# %% ../../nbs/adpm/diffusion.ipynb #c039
+# %% ../../nbs/adpm/diffusion.ipynb #c037
+@torch.inference_mode()
+def refined(
+    denoiser: Denoiser, # Trained with cross-entropy, in eval mode
+    scheduler: LabelScheduler, # As in training
+    views: FrozenViews | TrunkViews, # Of all images
+    ids: np.ndarray, # Which are asked for `[n]`
+    prior: Tensor, # Their guesses `[n, c]`
+    batch: int = 256, # Images at a time
+) -> Tensor: # Logits `[n, c]`
+    "`refine` for many images"
+    parts = torch.arange(len(ids), device=prior.device).split(batch)
+    return torch.cat([refine(denoiser, scheduler, views.look(torch.as_tensor(ids)[part.cpu()]).maps, prior[part]) for part in parts])
+
+# %% ../../nbs/adpm/diffusion.ipynb #c040
 def best_tau(
     logits: np.ndarray, # On validation images `[n, c]`
     labels: np.ndarray, # Class ids `[n]`

@@ -176,7 +176,7 @@ def crossfit(
 @dataclass(frozen=True)
 class LabelDiffusion:
     "How labels are diffused and how the denoiser is built and trained; the defaults are ADPM's"
-    FREE = "sampling", # Changes no denoiser
+    FREE = "sampling", "further" # Change no denoiser
     prior: str = "prior" # The arm whose guesses it corrects
     guesses: str = "crossfit" # For training images: 'crossfit', or 'in_sample', as released
     objective: str = "diffusion" # 'diffusion', or 'direct': the same network without noise, as a control
@@ -210,7 +210,8 @@ class LabelDiffusion:
     ema: float = 0. # Decay of a running average of the weights, which then predicts; 0 has none
     rotation: float = 30. # Largest angle of the augmentation in degrees
     checkpoint_every: int = 1 # Epochs between checkpoints
-    sampling: str = "released" # The main way of sampling, one of the study's samplers
+    sampling: str = "released" # How it is sampled for the comparison, one of the study's samplers
+    further: tuple[str, ...] = () # Other ways, for a look at the sampler
 
     def __post_init__(self):
         known = dict(guesses=["crossfit", "in_sample"], objective=["diffusion", "direct"], loss_weight=["none", "level"], level=list(LEVELS))
@@ -267,7 +268,7 @@ def train_denoiser(
         level = image_levels(config.level, levels, f[0, at], y, g)
         return diffusion_loss(denoiser, scheduler, maps, y, f[:, at], level, weight, g, config.mmd_weight)
 
-    key = run_key(asdict(config) | dict(sampling=""), seed, labels, ids, guesses)
+    key = run_key(asdict(config) | dict(sampling="", further=()), seed, labels, ids, guesses)
     fit(_together(denoiser, views), one_batch, len(ids), config, seed, folder, key, progress=progress)
     return denoiser
 

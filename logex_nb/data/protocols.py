@@ -272,11 +272,12 @@ def make_split(
 # %% ../../nbs/data/protocols.ipynb #c052
 def at_fold(
     split: pd.DataFrame, # What `make_split` returned for `folds`
-    fold: int, # The fold that is the test set
+    fold: int, # The fold that is the test set; -1 where there are none
     validate: bool = True, # Whether the next one is for validation, instead of training
 ) -> pd.DataFrame: # The same rows, with `split` filled in
     "The split of one fold"
     n = split.fold.max() + 1
+    if n == 0 and fold == -1: return split # dealt once, without folds
     if not 0 <= fold < n: raise ValueError(f"no fold {fold}: choose from {list(range(n))}")
     aside = "val" if validate else "train"
     names = np.where(split.fold == fold, "test", np.where(split.fold == (fold + 1) % n, aside, "train"))

@@ -34,8 +34,9 @@ class Arm:
     label: str = "" # As the table prints it
     published: str = "" # The row's name in the paper's table, if it has one
     trainer: str = "classifier" # The stage that trains it
+    section: str = "training" # The section of its settings
     add: tuple[dict, ...] = () # What is added to the real training images
-    settings: dict = field(default_factory=dict) # Differences from the profile's section for the trainer
+    settings: dict = field(default_factory=dict) # Differences from that section
     tail_named: bool = True # Tells tail classes apart; otherwise the table has no tail accuracy
     bound: bool = False # Uses images that no method may use; printed as an upper bound
     row: bool = True # Appears in the main table
@@ -181,14 +182,21 @@ def loras(self: Study) -> dict[str, dict]:
     "All LoRAs, as differences from the profile's `[lora]`"
     return _Entries(self.home / "loras.toml")
 
+# %% ../../nbs/run/study.ipynb #k001
+@patch(as_prop=True)
+def samplers(self: Study) -> dict[str, dict]:
+    "All ways of drawing labels, as differences from the profile's section"
+    return _Entries(self.home / "samplers.toml")
+
+
 # %% ../../nbs/run/study.ipynb #c020d
 @patch
 def differences(
     self: Study,
-    kind: str, # 'arms', 'generators' or 'loras'
+    kind: str, # 'arms', 'generators', 'loras' or 'samplers'
     name: str, # One of them
 ) -> dict[str, Any]: # Values by name
-    "What an arm, a generator or a LoRA changes of its section, at this size"
+    "What one of them changes of its section, at this size"
     entry = getattr(self, kind)[name]
     here = self.numbers.get("dataset", {}).get(self.name, {})
     special = [found.get(kind, {}).get(name, {}) for found in (self.numbers, here)]
@@ -199,9 +207,9 @@ def differences(
 def training(
     self: Study,
     arm: str, # One of `arms`
-) -> Any: # `classify.training.Training`
-    "How the classifier of an arm is trained"
-    return self.settings("training", **self.differences("arms", arm))
+) -> Any: # The dataclass of its `section`
+    "How an arm is trained"
+    return self.settings(self.arms[arm].section, **self.differences("arms", arm))
 
 # %% ../../nbs/run/study.ipynb #c021b
 @patch
@@ -306,6 +314,17 @@ def generation_seed(
 ) -> int: # The seed of the LoRA and the images
     "The seed behind a set of images"
     return self.choices.generation_seed if generation == "shared" else int(generation.removeprefix("seed"))
+
+# %% ../../nbs/run/study.ipynb #k003
+@patch
+def fold(
+    self: Study,
+    seed: int, # Of a run
+) -> int: # -1 where the protocol has no folds
+    "The fold on which a seed tests"
+    protocol = self.settings("protocol")
+    return seed % protocol.folds if protocol.kind == "folds" else -1
+
 
 # %% ../../nbs/run/study.ipynb #c034
 def noun(
