@@ -101,7 +101,7 @@ def test_no_class_is_large_enough_for_a_level():
     (lambda: Prior(folds=1), "folds is 1: choose 2 or more, or 0 for none"),
     (lambda: Study("adpm", "smoke", "phantom").samplers["heun"], "no sampler 'heun': choose from ['released', 'strided'"),
     (lambda: Study("adpm", "smoke", "phantom").training("admp"), "no arm 'admp': choose from ['prior'"),
-], ids=str)
+], ids=lambda x: x if isinstance(x, str) else "")
 def test_unknown_words_and_numbers_out_of_range(make, message):
     with fails(message): make()
 
