@@ -75,7 +75,8 @@ def load_views(
     "What a frozen trunk said of all images"
     for name in ("maps.npy", "windows.npy"):
         if not (Path(folder) / name).exists(): raise FileNotFoundError(f"no {name} in {folder}: run the stage that computes features")
-    return FrozenViews(np.load(Path(folder) / "maps.npy"), np.load(Path(folder) / "windows.npy"), device)
+    read = lambda name: np.load(Path(folder) / name, mmap_mode="c") # stages side by side share the memory
+    return FrozenViews(read("maps.npy"), read("windows.npy"), device)
 
 # %% ../../nbs/adpm/views.ipynb #c016
 class TrunkViews(nn.Module):
