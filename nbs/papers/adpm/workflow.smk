@@ -108,3 +108,28 @@ rule comparison:
     output: comparison.outputs
     params: made_of=comparison.made_of(None, rows=list(ROWS), seeds=SEEDS)
     shell: comparison.command
+
+
+# Table 2 on the first two seeds; Figures 4 and 5 look at its denoisers
+
+GRID = SEEDS[:2]
+GUESSED = [records("prior", study.training("anisotropic").prior, f"seed{s}") for s in GRID]
+grid = stage("grid", seeds=",".join(map(str, GRID)))
+
+rule grid:
+    input: records("data"), [records("features")] if study.training("anisotropic").frozen else [], GUESSED
+    output: grid.outputs
+    params: made_of=grid.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided")), alphas=study.choices.alphas, kappas=study.choices.kappas, epochs=study.choices.grid_epochs, seeds=GRID)
+    threads: 1
+    resources: gpu=1
+    shell: grid.command
+
+
+embedding = stage("embedding", seeds=",".join(map(str, GRID)))
+
+rule embedding:
+    input: grid.outputs, [records("denoiser", "anisotropic", f"seed{s}") for s in GRID], GUESSED
+    output: embedding.outputs
+    params: made_of=embedding.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided") | dict(samples=1)), seeds=GRID)
+    threads: 1
+    shell: embedding.command
