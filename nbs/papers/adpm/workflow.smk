@@ -133,3 +133,31 @@ rule embedding:
     params: made_of=embedding.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided") | dict(samples=1)), seeds=GRID)
     threads: 1
     shell: embedding.command
+
+
+# Table 3, and where the gain comes from: arms that are judged, and the prior networks that they start from
+
+def with_own_prior(arms):
+    "Diffusion is held against the guess that it began with"
+    return list(dict.fromkeys([*arms, *(study.training(k).prior for k in arms if study.arms[k].trainer == "denoiser")]))
+
+
+ablation = stage("ablation", seeds=ASKED["seeds"])
+ABLATION = list(study.choices.ablation or study.about["ablation"]["rows"])
+
+rule ablation:
+    input: judged(with_own_prior(ABLATION))
+    output: ablation.outputs
+    params: made_of=ablation.made_of(None, rows=ABLATION, asked=study.about["ablation"], seeds=SEEDS)
+    shell: ablation.command
+
+
+controls = stage("controls", seeds=ASKED["seeds"])
+CONTROLLED = list(dict.fromkeys(row.partition("/")[0] for control in study.about["controls"].values() for row in control["rows"]))
+CONTROLS = [k for k in CONTROLLED if k in (study.choices.controls or CONTROLLED)]
+
+rule controls:
+    input: judged(with_own_prior(CONTROLS))
+    output: controls.outputs
+    params: made_of=controls.made_of(None, arms=CONTROLS, asked=study.about["controls"], seeds=SEEDS)
+    shell: controls.command
