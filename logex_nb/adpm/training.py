@@ -45,6 +45,7 @@ def warmup_cosine(
     return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
 
 # %% ../../nbs/adpm/training.ipynb #c008
+@torch.random.fork_rng()
 def fit(
     net: nn.Module, # Changed in place; ends as its last epoch, or as the average
     one_batch: Callable[[Tensor, torch.Generator], Tensor], # Rows and a generator to the loss, with gradient
@@ -66,6 +67,7 @@ def fit(
     for epoch in bar:
         order, draws = (torch.Generator().manual_seed(child_seed(seed, *why)) for why in (("order", epoch), ("draws", epoch, many.process_index)))
         step, total = epoch * per_epoch, 0.
+        torch.manual_seed(child_seed(seed, "dropout", epoch, many.process_index))
         net.train()
         for ids in shuffled(rows, config.batch, order):
             lr = warmup_cosine(step, config.epochs * per_epoch, about["warmup"] * per_epoch, config.lr, about["min_lr"])
@@ -191,6 +193,8 @@ class LabelDiffusion:
     backbone: str = "18" # Of a trunk that learns (open)
     weights: str = "" # Its weights at the start; random if empty
     size: int = 224 # Edge of its images in px
+    windows: bool = False # Look at all windows, too; as many as the prior network chooses from
+    side: int = 1 # Cells of a window; a frozen trunk brings its own
     width: int = 6144 # Of the hidden layers
     time: str = "table" # How the time enters: 'table' or 'film'
     image: str = "attention" # How the image enters: 'attention' (reconstructed), or 'product' as in DiffMIC
@@ -268,7 +272,7 @@ def train_denoiser(
     f = torch.as_tensor(guesses, device=device).softmax(2)[:3 if config.branches else 1]
 
     def one_batch(rows: Tensor, g: torch.Generator) -> Tensor:
-        at, maps = rows.to(device), views.look(where[rows], g).maps
+        at, maps = rows.to(device), views.look(where[rows], g).cells(config.windows)
         y, weight = truth[at], levels[truth[at]] if config.loss_weight == "level" else torch.ones(len(at), device=device)
         if config.objective == "direct":
             return (weight * F.cross_entropy(refine(denoiser, scheduler, maps, f[0, at]), y, reduction="none")).mean()
@@ -302,8 +306,9 @@ def load_denoiser(
     "The denoiser of a finished run"
     if not (folder / "denoiser.json").exists(): raise FileNotFoundError(f"no denoiser in {folder}: run the stage that trains it")
     spec = json.loads((folder / "denoiser.json").read_text())
+    keys = "width", "windows", "time", "image", "token", "heads", "backbone", "objective", "reading", "power", "prediction_type"
     for what, has, wanted in (("classes", spec["classes"], list(classes)), ("features per cell", spec["inputs"], views.width),
-                              *((key, spec["config"][key], getattr(config, key)) for key in ("width", "time", "image", "backbone"))):
+                              *((key, spec["config"][key], getattr(config, key)) for key in keys)):
         if has != wanted: raise ValueError(f"the denoiser in {folder} has {what} {has}, not {wanted}: train one with these settings")
     denoiser, scheduler = build_denoiser(config, len(classes), views.width)
     both = _together(denoiser, views)
