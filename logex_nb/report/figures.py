@@ -255,7 +255,7 @@ def class_plot(
             axis.set(label_position=side, ticks_position=side)
         behind.set(yscale="log", ylim=(.7, None), ylabel="training images")
         sns.pointplot(table, x="class", y=metric, hue="method", order=order, errorbar=_std_of_three, ax=ax,
-                      dodge=.12 * methods, linestyle="none", markersize=4.5, err_kws=dict(linewidth=1.2),
+                      dodge=methods > 1 and .12 * methods, linestyle="none", markersize=4.5, err_kws=dict(linewidth=1.2),
                       palette=colours[:methods] if methods <= len(colours) else "husl")
         ax.set(xlabel="", ylabel=f"{METRICS.get(metric, metric)}  [%]", ylim=(-3, 103))
         behind.set_xticks(range(len(order)), order, rotation=40, ha="right", rotation_mode="anchor")
