@@ -102,11 +102,12 @@ rule samples:
 # Tables and figures
 
 comparison = stage("comparison", **ASKED)
+PUBLISHED = study.about["published"]
 
 rule comparison:
     input: judged(ROWS)
     output: comparison.outputs
-    params: made_of=comparison.made_of(None, rows=list(ROWS), seeds=SEEDS)
+    params: made_of=comparison.made_of(None, rows=list(ROWS), seeds=SEEDS, published=PUBLISHED["comparison"].get(study.name, ""))
     shell: comparison.command
 
 
@@ -161,3 +162,23 @@ rule controls:
     output: controls.outputs
     params: made_of=controls.made_of(None, arms=CONTROLS, asked=study.about["controls"], seeds=SEEDS)
     shell: controls.command
+
+
+by_class = stage("by_class", **ASKED)
+BY_CLASS = [k for k in study.choices.by_class if k in ROWS] or list(ROWS)
+
+rule by_class:
+    input: judged(BY_CLASS)
+    output: by_class.outputs
+    params: made_of=by_class.made_of(None, rows=BY_CLASS, seeds=SEEDS, published=PUBLISHED["by_class"].get(study.name, ""))
+    shell: by_class.command
+
+
+datasets = stage("datasets")
+NOISE = {k: v for k, v in vars(study.settings("label_diffusion")).items() if k in ("form", "alpha", "kappa", "min_count")}
+
+rule datasets:
+    input: records("data")
+    output: datasets.outputs
+    params: made_of=datasets.made_of(None, published=PUBLISHED["datasets"].get(study.name, ""), noise=NOISE)
+    shell: datasets.command
