@@ -7,6 +7,9 @@ import nbformat
 import pandas as pd
 import pytest
 
+from logex_nb.report.published import published
+from logex_nb.run.study import Study
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted([*(ROOT / "nbs" / "papers").rglob("*.ipynb"), *(ROOT / "nbs" / "stages").glob("*.ipynb")])
 IMAGES = ROOT / "runs" / "smoke" / "phantom" / "logex" / "images" / "logex" / "shared"
@@ -41,3 +44,19 @@ def test_images_that_never_reach_the_stop_are_counted():
     assert metrics["images"] == len(manifest)
     assert metrics["stopped_early"] == pytest.approx(manifest.stopped_early.mean())
     assert not manifest.stopped_early.all() # at this size some never do, and are kept
+
+
+def test_the_controls_of_adpm_name_ways_that_are_drawn():
+    study = Study("adpm", "smoke", "phantom")
+    blocks = [*study.about["controls"].values(), study.about["ablation"]]
+    rows = {row for block in blocks for row in [*block["rows"], *(row for pair in block["pairs"] for row in pair)]}
+    rows |= {f"{arm}/{way}" for way in study.about["ablation"]["ways"] for arm in study.about["ablation"]["rows"] if way and arm != "prior"}
+    for arm, way in (row.split("/") for row in rows if "/" in row): assert way in study.training(arm).further, f"{arm}/{way}"
+    assert {row.partition("/")[0] for row in rows} <= set(study.arms)
+
+
+def test_published_numbers_that_a_study_names_exist():
+    named = Study("adpm", "smoke", "phantom").about["published"]
+    for table in [*named["comparison"].values(), *named["by_class"].values()]: assert len(published(table))
+    assert set(named["datasets"].values()) <= set(published("adpm_table1").method)
+    assert all(" " in metric for table in named["by_class"].values() for metric in published(table).metric) # 'recall MEL'

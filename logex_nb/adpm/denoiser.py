@@ -79,10 +79,10 @@ class Product(nn.Module):
 
     def encode(
         self,
-        maps: Tensor, # `[n, h, w, d]`
+        maps: Tensor, # `[n, h, w, d]`, or cells in any order `[n, m, d]`
     ) -> Tensor: # `[n, 1, width]`
         "Once per image"
-        return self.around + self.norm(self.project(maps.mean((1, 2))))[:, None]
+        return self.around + self.norm(self.project(maps.flatten(1, -2).mean(1)))[:, None]
 
     def forward(
         self,
@@ -112,10 +112,10 @@ class CrossAttention(nn.Module):
 
     def encode(
         self,
-        maps: Tensor, # `[n, h, w, d]`
+        maps: Tensor, # `[n, h, w, d]`, or cells in any order `[n, m, d]`
     ) -> tuple[Tensor, Tensor]: # Keys and values, each `[n, heads, cells, token / heads]`
         "Once per image"
-        return self._split(self.keys_values(self.norms[0](maps.flatten(1, 2)))).chunk(2, -1)
+        return self._split(self.keys_values(self.norms[0](maps.flatten(1, -2)))).chunk(2, -1)
 
     def _split(self, x: Tensor) -> Tensor: return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -156,7 +156,7 @@ class Denoiser(nn.Module):
 
     def encode(
         self,
-        maps: Tensor, # `[n, h, w, d]`
+        maps: Tensor, # `[n, h, w, d]`, or cells in any order `[n, m, d]`
     ) -> Tensor | tuple[Tensor, Tensor]: # For `forward`
         "What the image contributes, at whatever time"
         return self.image.encode(maps)

@@ -47,7 +47,7 @@ def mmd(
 def diffusion_loss(
     denoiser: Denoiser, # In training mode
     scheduler: LabelScheduler, # Knows the reading and what is predicted
-    maps: Tensor, # Feature maps `[n, h, w, d]`
+    maps: Tensor, # Feature maps `[n, h, w, d]`, or cells `[n, m, d]`
     labels: Tensor, # Class ids `[n]`
     priors: Tensor, # Guesses `[b, n, c]`: the fused one, and perhaps the global and the local one
     level: Tensor, # Noise level of each image `[n]`
@@ -123,7 +123,7 @@ def label_noise(
 def sample_labels(
     denoiser: Denoiser, # In eval mode
     scheduler: LabelScheduler, # Its timesteps are set here
-    maps: Tensor, # Feature maps `[n, h, w, d]`
+    maps: Tensor, # Feature maps `[n, h, w, d]`, or cells `[n, m, d]`
     prior: Tensor, # Guesses `[n, c]`
     level: Tensor, # Noise level of each image `[n]`
     how: LabelSampling, # `sampler`, `steps`, `samples`, `clip`
@@ -148,7 +148,7 @@ def sample_labels(
 def refine(
     denoiser: Denoiser, # Trained with cross-entropy
     scheduler: LabelScheduler, # Names the last timestep, which it always reads
-    maps: Tensor, # Feature maps `[n, h, w, d]`
+    maps: Tensor, # Feature maps `[n, h, w, d]`, or cells `[n, m, d]`
     prior: Tensor, # Guesses `[n, c]`
 ) -> Tensor: # Logits `[n, c]`
     "The denoiser's network as a plain classifier that refines a guess"
@@ -162,7 +162,7 @@ def label_logits(
     least: float = 1e-3, # Smallest share of a class
 ) -> Tensor: # Log-probabilities `[n, c]`
     "What the samples of an image say together"
-    share = samples.mean(1).clamp(least, 1)
+    share = samples.mean(1).clamp_min(least)
     if how.combine == "vote": share = F.one_hot(samples.argmax(2), samples.shape[2]).float().mean(1) + least * share / share.sum(1, keepdim=True)
     logits = (1 - how.blend) * (share / share.sum(1, keepdim=True)).log() + how.blend * prior.clamp_min(1e-6).log()
     return logits.log_softmax(1)
@@ -179,12 +179,13 @@ def draw_labels(
     names: Sequence[str], # Of these images, for their noise
     seed: int = 0, # Of that noise
     batch: int = 256, # Images at a time
+    windows: bool = False, # Whether the denoiser looks at windows, too
     progress: bool = True, # Show a progress bar
 ) -> Tensor: # Drawn labels `[n, samples, c]`, on the CPU
     "Labels for many images"
     quiet, found = {} if progress else dict(disable=True), []
     for part in tqdm(torch.arange(len(ids)).split(batch), unit="batch", **quiet):
-        with torch.inference_mode(): maps = views.look(torch.as_tensor(ids)[part]).maps
+        with torch.inference_mode(): maps = views.look(torch.as_tensor(ids)[part]).cells(windows)
         at = part.to(prior.device)
         found.append(sample_labels(denoiser, scheduler, maps, prior[at], level[at], how, [names[i] for i in part.tolist()], seed).cpu())
     return torch.cat(found)
@@ -198,10 +199,11 @@ def refined(
     ids: np.ndarray, # Which are asked for `[n]`
     prior: Tensor, # Their guesses `[n, c]`
     batch: int = 256, # Images at a time
+    windows: bool = False, # Whether the denoiser looks at windows, too
 ) -> Tensor: # Logits `[n, c]`
     "`refine` for many images"
     parts = torch.arange(len(ids), device=prior.device).split(batch)
-    return torch.cat([refine(denoiser, scheduler, views.look(torch.as_tensor(ids)[part.cpu()]).maps, prior[part]) for part in parts])
+    return torch.cat([refine(denoiser, scheduler, views.look(torch.as_tensor(ids)[part.cpu()]).cells(windows), prior[part]) for part in parts])
 
 # %% ../../nbs/adpm/diffusion.ipynb #c040
 def best_tau(

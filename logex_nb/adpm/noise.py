@@ -125,7 +125,7 @@ def _column(
     like: Tensor, # Labels `[..., c]`
 ) -> Tensor: # `[..., 1]`, in the dtype of the labels
     "A number per row, ready to be multiplied with its labels"
-    if torch.broadcast_shapes(rows.shape, like.shape[:-1]) != like.shape[:-1]:
+    if rows.ndim >= like.ndim or any(a not in (1, b) for a, b in zip(rows.shape[::-1], like.shape[-2::-1])):
         raise ValueError(f"{list(rows.shape)} levels or timesteps for labels {list(like.shape)}: "
                          f"expected one per row, {list(like.shape[:-1])}")
     return rows.unsqueeze(-1).to(like)

@@ -10,11 +10,13 @@ __all__ = ['Views', 'warmup_cosine', 'fit', 'train_prior', 'prior_logits', 'cros
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from safetensors.torch import load_file, save_file
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
@@ -43,48 +45,55 @@ def warmup_cosine(
     return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
 
 # %% ../../nbs/adpm/training.ipynb #c008
+@torch.random.fork_rng()
 def fit(
-    net: nn.Module, # Changed in place; ends as its last, average or best epoch
+    net: nn.Module, # Changed in place; ends as its last epoch, or as the average
     one_batch: Callable[[Tensor, torch.Generator], Tensor], # Rows and a generator to the loss, with gradient
     rows: int, # Training images
-    config: "Prior | LabelDiffusion", # `epochs`, `batch`, `lr` and what else the loop needs
+    config: "Prior | LabelDiffusion", # `epochs`, `batch`, the learning rates and, if it has them, `warmup`, `ema`, `clip_grad`
     seed: int, # Decides order and all draws
     folder: Path, # Gets history.csv and checkpoint.pt
     key: str, # Of this run: a checkpoint of another is not continued
-    look: Callable[[], dict[str, float]] | None = None, # The `value` of the network on validation images
     progress: bool = True, # Show a progress bar
-) -> list[dict]: # A row per epoch
-    "All epochs that are left"
+) -> None:
+    "All epochs that are left, with Adam"
+    about, many = dict(warmup=0, ema=0., clip_grad=0., checkpoint_every=1, min_lr=0.) | asdict(config), PartialState()
     folder.mkdir(parents=True, exist_ok=True)
-    trained, ema = [p for p in net.parameters() if p.requires_grad], getattr(config, "ema", 0.)
+    trained, per_epoch = [p for p in net.parameters() if p.requires_grad], -(-rows // config.batch)
     optimizer = torch.optim.Adam(trained, config.lr, amsgrad=isinstance(config, Prior), fused=True)
-    history, kept = load_checkpoint(folder, key, net, optimizer)
-    device, per_epoch = trained[0].device, -(-rows // config.batch)
-    every, warmup = getattr(config, "checkpoint_every", 1), getattr(config, "warmup", 0) * per_epoch
-    bar = tqdm(range(len(history), config.epochs), unit="epoch", **({} if progress else dict(disable=True)))
+    history, average = load_checkpoint(folder, key, net, optimizer)
+    quiet = dict(disable=True) if not progress or not many.is_main_process else {}
+    bar = tqdm(range(len(history), config.epochs), unit="epoch", **quiet)
     for epoch in bar:
-        generator, total = torch.Generator().manual_seed(child_seed(seed, "epoch", epoch)), torch.zeros((), device=device)
+        order, draws = (torch.Generator().manual_seed(child_seed(seed, *why)) for why in (("order", epoch), ("draws", epoch, many.process_index)))
+        step, total = epoch * per_epoch, 0.
+        torch.manual_seed(child_seed(seed, "dropout", epoch, many.process_index))
         net.train()
-        for i, ids in enumerate(shuffled(rows, config.batch, generator)):
-            lr = warmup_cosine(epoch * per_epoch + i, config.epochs * per_epoch, warmup, config.lr, getattr(config, "min_lr", 0.))
-            optimizer.param_groups[0]["lr"] = lr
-            loss = one_batch(ids, generator)
+        for ids in shuffled(rows, config.batch, order):
+            lr = warmup_cosine(step, config.epochs * per_epoch, about["warmup"] * per_epoch, config.lr, about["min_lr"])
+            loss, step = one_batch(ids[many.process_index::many.num_processes], draws), step + 1
             optimizer.zero_grad(), loss.backward()
-            if clip := getattr(config, "clip_grad", 0.): nn.utils.clip_grad_norm_(trained, clip)
-            with torch.no_grad(): torch._foreach_mul_(trained, 1 - lr * config.weight_decay) # decoupled, as in AdamW
-            optimizer.step()
-            total += loss.detach() * len(ids)
-            if ema: kept = _averaged(kept, net, min(ema, (epoch * per_epoch + i + 1) / (epoch * per_epoch + i + 10)))
-        history.append(dict(epoch=epoch + 1, lr=lr, train_loss=total.item() / rows) | (look() if look else {}))
+            _step(optimizer, trained, lr, config.weight_decay, about["clip_grad"])
+            if about["ema"]: average = _averaged(average, net, min(about["ema"], step / (step + 9)))
+            total = total + loss.detach() * len(ids)
+        history.append(dict(epoch=epoch + 1, lr=lr, train_loss=(total / rows).item()))
         if not math.isfinite(history[-1]["train_loss"]):
             raise RuntimeError(f"training loss is {history[-1]['train_loss']} in epoch {epoch + 1}: try a lower lr than {config.lr:g}")
-        if look and history[-1]["value"] >= max(row["value"] for row in history):
-            kept = {name: value.detach().clone() for name, value in net.state_dict().items()}
-        if (epoch + 1) % every == 0 or epoch + 1 == config.epochs: save_checkpoint(folder, key, net, optimizer, history, kept)
+        if many.is_main_process and (len(history) % about["checkpoint_every"] == 0 or len(history) == config.epochs):
+            save_checkpoint(folder, key, net, optimizer, history, average)
         bar.set_postfix(train_loss=f"{history[-1]['train_loss']:.3g}")
-    if kept: net.load_state_dict(kept)
+    if average: net.load_state_dict(average)
     net.eval()
-    return history
+
+# %% ../../nbs/adpm/training.ipynb #c009
+def _step(optimizer: torch.optim.Optimizer, trained: list[Tensor], lr: float, weight_decay: float, clip: float) -> None:
+    "One step with averaged and clipped gradients, and decoupled weight decay"
+    if PartialState().num_processes > 1:
+        for p in trained: p.grad = reduce(p.grad, "mean")
+    if clip: nn.utils.clip_grad_norm_(trained, clip)
+    optimizer.param_groups[0]["lr"] = lr
+    with torch.no_grad(): torch._foreach_mul_(trained, 1 - lr * weight_decay) # as in AdamW
+    optimizer.step()
 
 
 @torch.no_grad()
@@ -97,7 +106,7 @@ def _averaged(average: dict[str, Tensor], net: nn.Module, decay: float) -> dict[
         else: average[name].copy_(value)
     return average
 
-# %% ../../nbs/adpm/training.ipynb #c010
+# %% ../../nbs/adpm/training.ipynb #c013
 Views = FrozenViews | TrunkViews
 
 
@@ -121,7 +130,7 @@ def train_prior(
     truth = torch.as_tensor(labels[ids], device=device)
     one_batch = lambda rows, g: prior_loss(net(views.look(where[rows], g)), truth[rows.to(device)], counts, config)
     key = run_key(asdict(config), seed, labels, ids)
-    fit(_together(net, views), one_batch, len(ids), config, seed, folder, key, progress=progress)
+    fit(_together(net, views), one_batch, len(ids), config, seed, folder, key, progress)
     return net
 
 
@@ -134,7 +143,7 @@ def _check_labels(labels: np.ndarray, ids: np.ndarray, classes: Sequence[str]) -
     if lacking := [name for k, name in enumerate(classes) if not (labels[ids] == k).any()]:
         raise ValueError(f"no training image of {lacking}: every class needs at least one")
 
-# %% ../../nbs/adpm/training.ipynb #c012
+# %% ../../nbs/adpm/training.ipynb #c015
 @torch.inference_mode()
 def prior_logits(
     net: PriorNet, # In eval mode
@@ -147,7 +156,7 @@ def prior_logits(
     scale = config.scale if config.loss == "ldam" else 1.
     return scale * torch.cat([net(views.look(part)) for part in torch.as_tensor(ids).split(batch)], 1).float().cpu().numpy()
 
-# %% ../../nbs/adpm/training.ipynb #c014
+# %% ../../nbs/adpm/training.ipynb #c017
 def crossfit(
     make_views: Callable[[], Views], # Gives views to each network, fresh ones where trunks learn
     labels: np.ndarray, # Class ids of all images
@@ -172,7 +181,7 @@ def crossfit(
         found[:, part] = guess
     return found
 
-# %% ../../nbs/adpm/training.ipynb #c016
+# %% ../../nbs/adpm/training.ipynb #c021
 @dataclass(frozen=True)
 class LabelDiffusion:
     "How labels are diffused and how the denoiser is built and trained; the defaults are ADPM's"
@@ -184,6 +193,8 @@ class LabelDiffusion:
     backbone: str = "18" # Of a trunk that learns (open)
     weights: str = "" # Its weights at the start; random if empty
     size: int = 224 # Edge of its images in px
+    windows: bool = False # Look at all windows, too; as many as the prior network chooses from
+    side: int = 1 # Cells of a window; a frozen trunk brings its own
     width: int = 6144 # Of the hidden layers
     time: str = "table" # How the time enters: 'table' or 'film'
     image: str = "attention" # How the image enters: 'attention' (reconstructed), or 'product' as in DiffMIC
@@ -218,7 +229,7 @@ class LabelDiffusion:
         for key, choices in known.items():
             if getattr(self, key) not in choices: raise ValueError(f"no {key} {getattr(self, key)!r}: choose from {choices}")
 
-# %% ../../nbs/adpm/training.ipynb #c018
+# %% ../../nbs/adpm/training.ipynb #c023
 def class_levels(
     config: LabelDiffusion, # `form`, `alpha`, `kappa`, `min_count`
     class_counts: Sequence[int], # Training images of each class `[c]`
@@ -236,7 +247,7 @@ def build_denoiser(
     scheduler = LabelScheduler(reading=config.reading, power=config.power, prediction_type=config.prediction_type)
     return Denoiser(n_classes, inputs, config.width, config.time, config.image, config.token, config.heads), scheduler
 
-# %% ../../nbs/adpm/training.ipynb #c019
+# %% ../../nbs/adpm/training.ipynb #c024
 def train_denoiser(
     views: Views, # Of all images
     labels: np.ndarray, # Class ids of all images
@@ -261,7 +272,7 @@ def train_denoiser(
     f = torch.as_tensor(guesses, device=device).softmax(2)[:3 if config.branches else 1]
 
     def one_batch(rows: Tensor, g: torch.Generator) -> Tensor:
-        at, maps = rows.to(device), views.look(where[rows], g).maps
+        at, maps = rows.to(device), views.look(where[rows], g).cells(config.windows)
         y, weight = truth[at], levels[truth[at]] if config.loss_weight == "level" else torch.ones(len(at), device=device)
         if config.objective == "direct":
             return (weight * F.cross_entropy(refine(denoiser, scheduler, maps, f[0, at]), y, reduction="none")).mean()
@@ -269,10 +280,10 @@ def train_denoiser(
         return diffusion_loss(denoiser, scheduler, maps, y, f[:, at], level, weight, g, config.mmd_weight)
 
     key = run_key(asdict(config) | dict(sampling="", further=()), seed, labels, ids, guesses)
-    fit(_together(denoiser, views), one_batch, len(ids), config, seed, folder, key, progress=progress)
+    fit(_together(denoiser, views), one_batch, len(ids), config, seed, folder, key, progress)
     return denoiser
 
-# %% ../../nbs/adpm/training.ipynb #c021
+# %% ../../nbs/adpm/training.ipynb #c028
 def save_denoiser(
     denoiser: Denoiser, # Trained
     views: Views, # Their trunk is kept, too, if it has learned
@@ -295,8 +306,9 @@ def load_denoiser(
     "The denoiser of a finished run"
     if not (folder / "denoiser.json").exists(): raise FileNotFoundError(f"no denoiser in {folder}: run the stage that trains it")
     spec = json.loads((folder / "denoiser.json").read_text())
+    keys = "width", "windows", "time", "image", "token", "heads", "backbone", "objective", "reading", "power", "prediction_type"
     for what, has, wanted in (("classes", spec["classes"], list(classes)), ("features per cell", spec["inputs"], views.width),
-                              *((key, spec["config"][key], getattr(config, key)) for key in ("width", "time", "image", "backbone"))):
+                              *((key, spec["config"][key], getattr(config, key)) for key in keys)):
         if has != wanted: raise ValueError(f"the denoiser in {folder} has {what} {has}, not {wanted}: train one with these settings")
     denoiser, scheduler = build_denoiser(config, len(classes), views.width)
     both = _together(denoiser, views)

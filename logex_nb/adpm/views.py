@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..classify.backbones import build_backbone
 from ..classify.batches import augment, fetch, hold
+from ..core import child_seed
 
 # %% ../../nbs/adpm/views.ipynb #c005
 @dataclass
@@ -24,6 +26,7 @@ class Look:
     "A batch of images as the networks see it"
     maps: Tensor # `[n, h, w, d]`
     crops: Callable[[Tensor], Tensor] # Places `[n, k]` to features of these windows `[n, k, d]`
+    side: int = 1 # Cells of a window
 
 # %% ../../nbs/adpm/views.ipynb #c007
 def window_places(
@@ -37,6 +40,18 @@ def window_places(
     return torch.cartesian_prod(torch.arange(height - side + 1), torch.arange(width - side + 1))
 
 # %% ../../nbs/adpm/views.ipynb #c010
+@patch
+def cells(
+    self: Look,
+    windows: bool = False, # Whether to add every window
+) -> Tensor: # `[n, m, d]`
+    "All cells of the map, row by row, and all windows if asked"
+    found = self.maps.flatten(1, 2)
+    if not windows: return found
+    places = torch.arange(len(window_places(*self.maps.shape[1:3], self.side)), device=found.device)
+    return torch.cat([found, self.crops(places.expand(len(found), -1))], 1)
+
+# %% ../../nbs/adpm/views.ipynb #c012
 class FrozenViews:
     "Images of which only the features of a frozen trunk are left"
 
@@ -65,9 +80,9 @@ class FrozenViews:
         version = torch.randint(self.maps.shape[1], ids.shape, generator=generator) if generator else torch.zeros_like(ids)
         at = ids.to(self.maps.device), version.to(self.maps.device)
         windows = self.windows[at].float()
-        return Look(self.maps[at].float(), lambda places: windows.gather(1, places[..., None].expand(-1, -1, self.width)))
+        return Look(self.maps[at].float(), lambda places: windows.gather(1, places[..., None].expand(-1, -1, self.width)), self.side)
 
-# %% ../../nbs/adpm/views.ipynb #c013
+# %% ../../nbs/adpm/views.ipynb #c015
 def load_views(
     folder: Path | str, # Holds maps.npy and windows.npy
     device: torch.device | str = "cpu", # Where the networks are
@@ -75,9 +90,10 @@ def load_views(
     "What a frozen trunk said of all images"
     for name in ("maps.npy", "windows.npy"):
         if not (Path(folder) / name).exists(): raise FileNotFoundError(f"no {name} in {folder}: run the stage that computes features")
-    return FrozenViews(np.load(Path(folder) / "maps.npy"), np.load(Path(folder) / "windows.npy"), device)
+    read = lambda name: np.load(Path(folder) / name, mmap_mode="c") # stages side by side share the memory
+    return FrozenViews(read("maps.npy"), read("windows.npy"), device)
 
-# %% ../../nbs/adpm/views.ipynb #c016
+# %% ../../nbs/adpm/views.ipynb #c018
 class TrunkViews(nn.Module):
     "Images, and the trunks that are trained on them"
 
@@ -90,11 +106,14 @@ class TrunkViews(nn.Module):
         side: int = 1, # Cells of a window
         local: bool = True, # A second trunk, for crops
         rotation: float = 30., # Largest angle of the augmentation in degrees
+        seed: int = 0, # Decides random weights
         device: torch.device | str = "cpu", # Where the networks are
     ):
         super().__init__()
         self.images, self.size, self.side, self.rotation, self.device = hold(images, device), size, side, rotation, device
-        self.trunk, self.local = (build_backbone(backbone, 2, weights or None).to(device) if wanted else None for wanted in (True, local))
+        with torch.random.fork_rng():
+            torch.manual_seed(child_seed(seed, "trunks"))
+            self.trunk, self.local = (build_backbone(backbone, 2, weights or None).to(device) if wanted else None for wanted in (True, local))
         with torch.no_grad(): self.width = self.trunk.maps(torch.zeros(1, 3, size, size, device=device)).shape[1]
 
     def __len__(self) -> int: return len(self.images)
@@ -109,7 +128,7 @@ class TrunkViews(nn.Module):
         x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True).clamp(0, 1)
         if generator: x = augment(x, generator, vflip=0., rotation=self.rotation)
         maps = self.trunk.maps(x).permute(0, 2, 3, 1)
-        return Look(maps, lambda places: self._crops(x, places, *maps.shape[1:3]))
+        return Look(maps, lambda places: self._crops(x, places, *maps.shape[1:3]), self.side)
 
     def _crops(self, x: Tensor, places: Tensor, height: int, width: int) -> Tensor:
         "Windows cut from images, through the second trunk"

@@ -245,21 +245,22 @@ def class_plot(
         raise ValueError(f"class {strange[0]!r} is only in one of table and counts: give both the same classes")
     if "n" in table: table = table[table["n"] > 0]
     order, colours = sorted(counts, key=counts.get, reverse=True), _STYLE["axes.prop_cycle"].by_key()["color"]
-    methods = table["method"].nunique()
+    methods, longest = table["method"].nunique(), table["method"].str.len().max()
+    width = 2.4 + .045 * (methods + 6) * len(order)
     with style():
-        fig, behind = plt.subplots(figsize=(2.4 + .045 * (methods + 6) * len(order), 3.6), layout="constrained")
+        fig, behind = plt.subplots(figsize=(width, 3.6), layout="constrained")
         behind.bar(order, [counts[k] for k in order], color="#e6e9ed", width=.9)
         ax = behind.twinx()
         for axis, side in ((behind.yaxis, "right"), (ax.yaxis, "left")):
             axis.set(label_position=side, ticks_position=side)
         behind.set(yscale="log", ylim=(.7, None), ylabel="training images")
         sns.pointplot(table, x="class", y=metric, hue="method", order=order, errorbar=_std_of_three, ax=ax,
-                      dodge=.12 * methods, linestyle="none", markersize=4.5, err_kws=dict(linewidth=1.2),
+                      dodge=methods > 1 and .12 * methods, linestyle="none", markersize=4.5, err_kws=dict(linewidth=1.2),
                       palette=colours[:methods] if methods <= len(colours) else "husl")
         ax.set(xlabel="", ylabel=f"{METRICS.get(metric, metric)}  [%]", ylim=(-3, 103))
         behind.set_xticks(range(len(order)), order, rotation=40, ha="right", rotation_mode="anchor")
         ax.get_legend().remove()
-        fig.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        fig.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=max(1, min(4, int(width / (.4 + .075 * longest)))))
     plt.close(fig)
     return fig
 

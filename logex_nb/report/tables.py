@@ -77,6 +77,7 @@ def summarise(
     reference: pd.DataFrame | None = None, # From `published`: method, metric, mean, std, source
     names: dict[str, str] | None = None, # Shown name by arm, in row order; all if none
     metrics: list[str] | None = None, # Metrics, in column order; all if none
+    others: bool = False, # Also the methods of `reference` that were not run, below
 ) -> pd.DataFrame: # Tidy: method, metric, mean, std, n, published_mean, published_std, source
     "Mean, sample std and number of runs of each arm and metric, and the published number"
     runs = _check_runs(runs)
@@ -93,7 +94,9 @@ def summarise(
     columns = ["method", "metric", "published_mean", "published_std", "source"]
     if reference is None: return table.assign(**dict.fromkeys(columns[2:], np.nan))
     known = reference.rename(columns={"mean": "published_mean", "std": "published_std"})[columns]
-    return table.merge(known, how="left", on=["method", "metric"], validate="one_to_one")
+    table = table.merge(known, how="left", on=["method", "metric"], validate="one_to_one")
+    rest = known[~known["method"].isin(table["method"]) & known["metric"].isin(metrics)]
+    return pd.concat([table, rest.assign(n=0)], ignore_index=True) if others and len(rest) else table
 
 
 def _check_known(runs: pd.DataFrame, column: str, name: str) -> None:
@@ -133,7 +136,7 @@ def show(
     for metric in sorted(summary["metric"].unique(), key=lambda m: [*METRICS, m].index(m)):
         rows, title = summary[summary["metric"] == metric].set_index("method"), METRICS.get(metric, metric)
         ours = zip(rows["mean"], rows["std"], rows["n"])
-        wide[title, "ours"] = pd.Series([f"{_cell(m, s, 1)} ({n})" for m, s, n in ours], rows.index)
+        wide[title, "ours"] = pd.Series([f"{_cell(m, s, 1)} ({n})" if n else "" for m, s, n in ours], rows.index)
         if rows["published_mean"].notna().any():
             theirs = zip(rows["published_mean"], rows["published_std"], rows["source"])
             wide[title, "published"] = pd.Series([as_printed(*number) for number in theirs], rows.index)

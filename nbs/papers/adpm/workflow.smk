@@ -102,9 +102,83 @@ rule samples:
 # Tables and figures
 
 comparison = stage("comparison", **ASKED)
+PUBLISHED = study.about["published"]
 
 rule comparison:
     input: judged(ROWS)
     output: comparison.outputs
-    params: made_of=comparison.made_of(None, rows=list(ROWS), seeds=SEEDS)
+    params: made_of=comparison.made_of(None, rows=list(ROWS), seeds=SEEDS, published=PUBLISHED["comparison"].get(study.name, ""))
     shell: comparison.command
+
+
+# Table 2 on the first two seeds; Figures 4 and 5 look at its denoisers
+
+GRID = SEEDS[:2]
+GUESSED = [records("prior", study.training("anisotropic").prior, f"seed{s}") for s in GRID]
+grid = stage("grid", seeds=",".join(map(str, GRID)))
+
+rule grid:
+    input: records("data"), [records("features")] if study.training("anisotropic").frozen else [], GUESSED
+    output: grid.outputs
+    params: made_of=grid.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided")), alphas=study.choices.alphas, kappas=study.choices.kappas, epochs=study.choices.grid_epochs, seeds=GRID)
+    threads: 1
+    resources: gpu=1
+    shell: grid.command
+
+
+embedding = stage("embedding", seeds=",".join(map(str, GRID)))
+
+rule embedding:
+    input: grid.outputs, [records("denoiser", "anisotropic", f"seed{s}") for s in GRID], GUESSED
+    output: embedding.outputs
+    params: made_of=embedding.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided") | dict(samples=1)), seeds=GRID)
+    threads: 1
+    shell: embedding.command
+
+
+# Table 3, and where the gain comes from: arms that are judged, and the prior networks that they start from
+
+def with_own_prior(arms):
+    "Diffusion is held against the guess that it began with"
+    return list(dict.fromkeys([*arms, *(study.training(k).prior for k in arms if study.arms[k].trainer == "denoiser")]))
+
+
+ablation = stage("ablation", seeds=ASKED["seeds"])
+ABLATION = list(study.choices.ablation or study.about["ablation"]["rows"])
+
+rule ablation:
+    input: judged(with_own_prior(ABLATION))
+    output: ablation.outputs
+    params: made_of=ablation.made_of(None, rows=ABLATION, asked=study.about["ablation"], seeds=SEEDS)
+    shell: ablation.command
+
+
+controls = stage("controls", seeds=ASKED["seeds"])
+CONTROLLED = list(dict.fromkeys(row.partition("/")[0] for control in study.about["controls"].values() for row in control["rows"]))
+CONTROLS = [k for k in CONTROLLED if k in (study.choices.controls or CONTROLLED)]
+
+rule controls:
+    input: judged(with_own_prior(CONTROLS))
+    output: controls.outputs
+    params: made_of=controls.made_of(None, arms=CONTROLS, asked=study.about["controls"], seeds=SEEDS)
+    shell: controls.command
+
+
+by_class = stage("by_class", **ASKED)
+BY_CLASS = [k for k in study.choices.by_class if k in ROWS] or list(ROWS)
+
+rule by_class:
+    input: judged(BY_CLASS)
+    output: by_class.outputs
+    params: made_of=by_class.made_of(None, rows=BY_CLASS, seeds=SEEDS, published=PUBLISHED["by_class"].get(study.name, ""))
+    shell: by_class.command
+
+
+datasets = stage("datasets")
+NOISE = {k: v for k, v in vars(study.settings("label_diffusion")).items() if k in ("form", "alpha", "kappa", "min_count")}
+
+rule datasets:
+    input: records("data")
+    output: datasets.outputs
+    params: made_of=datasets.made_of(None, published=PUBLISHED["datasets"].get(study.name, ""), noise=NOISE)
+    shell: datasets.command
