@@ -33,9 +33,10 @@ from sphinx.cmd.build import build_main
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES, SITE = ROOT / "_docsrc", ROOT / "_docs"
 ROOMS = dict( # In reading order, with the pages to begin with; further ones follow those that they import
-    start_here="", tutorials="your_data which_score watch_guidance trust", core="", phantom="histology", data="",
-    detect="", classify="", generate="", judge="", report="", run="", stages="data base autoencoder lora classifier",
-    papers="")
+    start_here="", tutorials="your_data which_score watch_guidance trust diffuse_a_label", core="",
+    phantom="histology", data="", detect="", classify="", generate="", judge="",
+    adpm="noise theory views priors denoiser", report="", run="",
+    stages="data base autoencoder lora classifier features", papers="")
 MATHJAX = "https://registry.npmjs.org/mathjax/-/mathjax-3.2.2.tgz"
 MATHJAX_SHA256 = "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09"
 PICTURE = re.compile(r"data:image/(png|jpeg|gif);base64,([A-Za-z0-9+/=\s]+)")
@@ -188,7 +189,7 @@ def contents(
 def _caption(name: str) -> str: # Of its room
     room, *inside = name.split("/")
     if room == "papers": return _paper(inside[0]).get("title", inside[0])
-    return dict(start_here="", symbols="Reference").get(room, room.capitalize())
+    return dict(start_here="", adpm="Label diffusion", symbols="Reference").get(room, room.capitalize())
 
 
 def _reading_order(name: str) -> tuple:

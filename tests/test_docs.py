@@ -16,8 +16,8 @@ PAPERS = [p for p in NOTEBOOKS if {"papers", "stages"} & set(p.parts)]
 MODULES = sorted(p for p in (ROOT / "logex_nb").rglob("*.py") if p.name[0] != "_")
 BELOW = dict(  # What a room may import, beside itself
     core="", phantom="core", data="core phantom", detect="core", classify="core detect data",
-    generate="core data detect classify", judge="core data detect classify generate", report="core data detect",
-    run="core data report")
+    generate="core data detect classify", judge="core data detect classify generate",
+    adpm="core data detect classify", report="core data detect", run="core data report")
 name = lambda path: path.relative_to(ROOT).as_posix()
 
 

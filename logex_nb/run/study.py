@@ -94,7 +94,7 @@ class Study:
     "One paper, one dataset, one size"
     paper: str # A folder of `nbs/papers`
     profile: str # One of `profiles()`
-    dataset: str # 'phantom', 'folder:PATH' or 'npz:PATH'
+    dataset: str # 'phantom', 'folder:PATH', 'npz:PATH', or an archive's name
     rows: str = "" # Comma-separated arms that replace the profile's, or 'all'; empty leaves them
 
 # %% ../../nbs/run/study.ipynb #c016

@@ -226,7 +226,7 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
 @call_parse
 def logex_reproduce(
     profile: str = "smoke", # Size of the run: smoke, mini or paper
-    dataset: str = "phantom", # phantom, folder:PATH or npz:PATH
+    dataset: str = "phantom", # phantom, folder:PATH, npz:PATH, or an archive's name
     target: str = "", # What to make, comma-separated; a paper's name is everything in it, all is every paper; empty is the first paper's main table
     seeds: str = "0", # Comma-separated seeds
     cores: int = 0, # Processor cores; 0 takes all
