@@ -89,7 +89,7 @@ def test_a_sentence_has_the_numbers_of_the_table(path):
     profile, dataset, experiment = path.parts[-4:-1]
     table = pd.read_csv(path)
     shown = show(table)
-    for row, metric in table[["method", "metric"]].itertuples(index=False):
+    for row, metric in table[table.n > 0][["method", "metric"]].itertuples(index=False): # others were only published
         said = value(experiment, dataset, row, metric, profile=profile)
         cells = set(shown.loc[row])
         assert f"{said} ({said.n})" in cells and (not said.published or said.published in cells)
