@@ -171,10 +171,12 @@ def sha256(
 def environment() -> dict[str, Any]: # Versions, device, commit
     "What a result may depend on besides settings and seed"
     packages = "torch diffusers transformers peft accelerate numpy scikit-learn".split()
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=Path(__file__).parent
-                         if "__file__" in globals() else None, capture_output=True, text=True)
+    here = Path(__file__).parent if "__file__" in globals() else None
+    git = lambda *words: subprocess.run(["git", *words], cwd=here, capture_output=True, text=True).stdout.strip()
+    commit = git("describe", "--always", "--abbrev=12")
+    edited = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)results") # a run writes those itself
     gpu = torch.cuda.is_available()
-    return dict(commit=git.stdout.strip() or None, python=platform.python_version(),
+    return dict(commit=commit + ("-dirty" if edited else "") or None, python=platform.python_version(),
                 versions={p: importlib.metadata.version(p) for p in packages},
                 threads=torch.get_num_threads(), computes_bf16=computes_bf16("cuda" if gpu else "cpu"),
                 device=torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()}, {os.cpu_count()} cores)")

@@ -1,5 +1,9 @@
 "Interrupted training, what is not continued, and what must not depend on a batch or on a level of 1"
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +17,7 @@ from logex_nb.adpm.priors import Prior
 from logex_nb.adpm.training import LabelDiffusion, crossfit, load_denoiser, save_denoiser, train_denoiser, train_prior
 from logex_nb.adpm.views import FrozenViews, TrunkViews
 
+ROOT = Path(__file__).parent.parent
 CLASSES, COUNTS = ["a", "b", "rare"], [20, 12, 5]
 LABELS = np.repeat(np.arange(3), COUNTS)
 IDS = np.flatnonzero(np.arange(len(LABELS)) % 5)
@@ -179,3 +184,46 @@ def test_what_is_loaded_draws_the_same(tmp_path, trained):
     again, scheduler = load_denoiser(tmp_path, frozen(), CLASSES, DENOISER)
     assert same(again, trained) and not again.training
     assert (scheduler.reading, scheduler.power, scheduler.prediction_type) == (DENOISER.reading, DENOISER.power, DENOISER.prediction_type)
+
+
+LINE = """
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+import torch
+from logex_nb.adpm.training import fit
+
+@dataclass
+class Recipe:
+    epochs: int = 3
+    batch: int = 8
+    lr: float = .1
+    weight_decay: float = .01
+
+x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+y = x @ torch.tensor([1., -2., 3., 0.])
+torch.manual_seed(0)
+line, seen = torch.nn.Linear(4, 1), []
+
+def one_batch(ids, generator):
+    seen.append(len(ids))
+    return (line(x[ids])[:, 0] - y[ids]).square().mean()
+
+fit(line, one_batch, 32, Recipe(), 0, Path(sys.argv[1]), "line", progress=False)
+from accelerate import PartialState
+if PartialState().is_main_process: torch.save(dict(line=line.state_dict(), seen=seen), Path(sys.argv[1]) / "out.pt")
+"""
+
+
+def test_two_processes_share_each_batch_and_learn_what_one_learns(tmp_path):
+    script = tmp_path / "line.py"
+    script.write_text(LINE)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] # what `accelerate launch` does on GPUs
+    found = {}
+    for name, before in dict(one=[], two=launch).items():
+        done = subprocess.run([sys.executable, *before, script, tmp_path / name], capture_output=True, text=True, cwd=ROOT, timeout=120,
+                              env=os.environ | dict(ACCELERATE_USE_CPU="true"))
+        assert done.returncode == 0, done.stderr
+        found[name] = torch.load(tmp_path / name / "out.pt", weights_only=True)
+    assert set(found["one"]["seen"]) == {8} and set(found["two"]["seen"]) == {4}
+    for key, value in found["one"]["line"].items(): torch.testing.assert_close(found["two"]["line"][key], value, atol=1e-5, rtol=1e-5)

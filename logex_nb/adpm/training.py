@@ -224,10 +224,16 @@ class LabelDiffusion:
     sampling: str = "released" # How it is sampled for the comparison, one of the study's samplers
     further: tuple[str, ...] = () # Other ways, for a look at the sampler
 
-    def __post_init__(self):
-        known = dict(guesses=["crossfit", "in_sample"], objective=["diffusion", "direct"], loss_weight=["none", "level"], level=list(LEVELS))
-        for key, choices in known.items():
-            if getattr(self, key) not in choices: raise ValueError(f"no {key} {getattr(self, key)!r}: choose from {choices}")
+    def __post_init__(self): _check_choices(self)
+
+
+# %% ../../nbs/adpm/training.ipynb #t001
+def _check_choices(config: LabelDiffusion) -> None:
+    "Raise where a setting is not among its choices"
+    known = dict(guesses=["crossfit", "in_sample"], objective=["diffusion", "direct"], loss_weight=["none", "level"], level=list(LEVELS))
+    for key, choices in known.items():
+        if getattr(config, key) not in choices: raise ValueError(f"no {key} {getattr(config, key)!r}: choose from {choices}")
+
 
 # %% ../../nbs/adpm/training.ipynb #c023
 def class_levels(

@@ -128,15 +128,25 @@ class TrunkViews(nn.Module):
         x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True).clamp(0, 1)
         if generator: x = augment(x, generator, vflip=0., rotation=self.rotation)
         maps = self.trunk.maps(x).permute(0, 2, 3, 1)
-        return Look(maps, lambda places: self._crops(x, places, *maps.shape[1:3]), self.side)
+        return Look(maps, lambda places: self.crops(x, places, *maps.shape[1:3]), self.side)
 
-    def _crops(self, x: Tensor, places: Tensor, height: int, width: int) -> Tensor:
-        "Windows cut from images, through the second trunk"
-        if self.local is None: raise ValueError("these views have no second trunk for crops: build them with local=True")
-        cell = self.size // height
-        corner = window_places(height, width, self.side).to(places.device)[places] * cell # [n, k, 2]
-        reach = torch.arange(self.side * cell, device=x.device)
-        rows, cols = (corner[..., axis, None] + reach for axis in (0, 1)) # [n, k, edge]
-        at = torch.arange(len(x), device=x.device)[:, None, None, None]
-        crops = x.permute(0, 2, 3, 1)[at, rows[..., None], cols[..., None, :]] # [n, k, edge, edge, 3]
-        return self.local.features(crops.flatten(0, 1).permute(0, 3, 1, 2)).unflatten(0, places.shape)
+
+# %% ../../nbs/adpm/views.ipynb #v002
+@patch
+def crops(
+    self: TrunkViews,
+    x: Tensor, # The images as the first trunk saw them `[n, 3, size, size]`
+    places: Tensor, # Windows of each `[n, k]`
+    height: int, # Cells of the map
+    width: int, # Cells of the map
+) -> Tensor: # `[n, k, d]`
+    "Windows cut from images, through the second trunk"
+    if self.local is None: raise ValueError("these views have no second trunk for crops: build them with local=True")
+    cell = self.size // height
+    corner = window_places(height, width, self.side).to(places.device)[places] * cell # [n, k, 2]
+    reach = torch.arange(self.side * cell, device=x.device)
+    rows, cols = (corner[..., axis, None] + reach for axis in (0, 1)) # [n, k, edge]
+    at = torch.arange(len(x), device=x.device)[:, None, None, None]
+    crops = x.permute(0, 2, 3, 1)[at, rows[..., None], cols[..., None, :]] # [n, k, edge, edge, 3]
+    return self.local.features(crops.flatten(0, 1).permute(0, 3, 1, 2)).unflatten(0, places.shape)
+
