@@ -57,9 +57,10 @@ def fit(
     progress: bool = True, # Show a progress bar
 ) -> None:
     "All epochs that are left, with Adam"
-    about, many = dict(warmup=0, ema=0., clip_grad=0., checkpoint_every=1, min_lr=0.) | asdict(config), PartialState()
+    about = dict(warmup=0, ema=0., clip_grad=0., checkpoint_every=1, min_lr=0.) | asdict(config)
     folder.mkdir(parents=True, exist_ok=True)
     trained, per_epoch = [p for p in net.parameters() if p.requires_grad], -(-rows // config.batch)
+    many = PartialState(cpu=trained[0].device.type == "cpu") # of processes; one, unless they were launched together
     optimizer = torch.optim.Adam(trained, config.lr, amsgrad=isinstance(config, Prior), fused=True)
     history, average = load_checkpoint(folder, key, net, optimizer)
     quiet = dict(disable=True) if not progress or not many.is_main_process else {}
