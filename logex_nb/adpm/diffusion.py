@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .denoiser import Denoiser
 from .noise import LabelScheduler
-from .views import FrozenViews, TrunkViews
+from .views import FrozenViews, Views
 from ..classify.losses import adjust_logits
 from ..core import child_seed
 from ..detect.classification import classification_report
@@ -171,7 +171,7 @@ def label_logits(
 def draw_labels(
     denoiser: Denoiser, # In eval mode
     scheduler: LabelScheduler, # As in training
-    views: FrozenViews | TrunkViews, # Of all images
+    views: Views, # Of all images
     ids: np.ndarray, # Which are asked for `[n]`
     prior: Tensor, # Their guesses `[n, c]`
     level: Tensor, # Their noise levels `[n]`
@@ -195,7 +195,7 @@ def draw_labels(
 def refined(
     denoiser: Denoiser, # Trained with cross-entropy, in eval mode
     scheduler: LabelScheduler, # As in training
-    views: FrozenViews | TrunkViews, # Of all images
+    views: Views, # Of all images
     ids: np.ndarray, # Which are asked for `[n]`
     prior: Tensor, # Their guesses `[n, c]`
     batch: int = 256, # Images at a time

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .views import FrozenViews, Look, TrunkViews
+from .views import Look
 from ..classify.losses import make_loss
 
 # %% ../../nbs/adpm/priors.ipynb #c005
