@@ -35,7 +35,7 @@ SOURCES, SITE = ROOT / "_docsrc", ROOT / "_docs"
 ROOMS = dict( # In reading order, with the pages to begin with; further ones follow those that they import
     start_here="", tutorials="your_data which_score watch_guidance trust diffuse_a_label", core="",
     phantom="histology", data="", detect="", classify="", generate="", judge="",
-    adpm="noise theory views priors denoiser", report="", run="",
+    adpm="noise theory views priors loop guesses denoiser diffusion", report="", run="",
     stages="data base autoencoder lora classifier features", papers="")
 MATHJAX = "https://registry.npmjs.org/mathjax/-/mathjax-3.2.2.tgz"
 MATHJAX_SHA256 = "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09"

@@ -8,9 +8,11 @@ import torch
 
 from logex_nb.adpm.denoiser import Denoiser
 from logex_nb.adpm.diffusion import LabelSampling, draw_labels, image_levels, label_logits, sample_labels
+from logex_nb.adpm.guesses import Guesser, load_prior, train_prior
+from logex_nb.adpm.loop import save_learned
 from logex_nb.adpm.noise import LabelScheduler, noise_levels
 from logex_nb.adpm.priors import Prior
-from logex_nb.adpm.training import LabelDiffusion, class_levels, load_denoiser, save_denoiser, train_prior
+from logex_nb.adpm.training import LabelDiffusion, class_levels, load_denoiser, train_denoiser
 from logex_nb.adpm.views import load_views
 from logex_nb.core import Run
 from logex_nb.data.protocols import Protocol, make_split
@@ -90,7 +92,7 @@ def test_no_class_is_large_enough_for_a_level():
     (lambda: LabelSampling(level="truth"), "no level 'truth': choose from ['label', 'prior', 'expected', 'random', 'ones']"),
     (lambda: LabelSampling(combine="median"), "no combine 'median': choose from ['mean', 'vote']"),
     (lambda: LabelSampling(samples=0), "samples is 0"), (lambda: LabelSampling(blend=1.), "blend is 1.0"),
-    (lambda: LabelDiffusion(guesses="oof"), "no guesses 'oof': choose from ['crossfit', 'in_sample']"),
+    (lambda: LabelDiffusion(guesses="oof"), "no guesses 'oof': choose from ['crossfit', 'in_sample', 'joint']"),
     (lambda: LabelDiffusion(objective="ce"), "no objective 'ce': choose from ['diffusion', 'direct']"),
     (lambda: LabelDiffusion(loss_weight="inverse"), "no loss_weight 'inverse': choose from ['none', 'level']"),
     (lambda: LabelDiffusion(level="oracle"), "no level 'oracle': choose from ["),
@@ -175,7 +177,7 @@ def test_one_level_per_image(trained):
 
 @pytest.fixture
 def kept(tmp_path, trained):
-    save_denoiser(trained, frozen(), tmp_path, CLASSES, DENOISER)
+    save_learned(trained, frozen(), tmp_path, CLASSES, DENOISER)
     return tmp_path
 
 
@@ -196,13 +198,30 @@ def test_a_checkpoint_over_other_features(kept):
 
 
 def test_no_checkpoint(tmp_path):
-    with fails("no denoiser in", FileNotFoundError): load_denoiser(tmp_path, frozen(), CLASSES, DENOISER)
+    with fails("no network in", FileNotFoundError): load_denoiser(tmp_path, frozen(), CLASSES, DENOISER)
 
 
 def test_a_damaged_checkpoint(kept):
     weights = kept / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-40])
     with fails("", Exception): load_denoiser(kept, frozen(), CLASSES, DENOISER)
+
+
+def test_a_prior_of_other_settings(tmp_path):
+    save_learned(train_prior(frozen(), LABELS, IDS, CLASSES, PRIOR, 0, tmp_path, progress=False), frozen(), tmp_path, CLASSES, PRIOR)
+    with fails("has hidden 8, not 9: train one with these settings"): load_prior(tmp_path, frozen(), CLASSES, replace(PRIOR, hidden=9))
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(guesses="joint"), "guesses is 'joint': give a Guesser, whose network goes on learning"),
+    (dict(select="f1"), "select is 'f1': give validation images and their guesses, or choose 'last'"),
+    (dict(select="test"), "no select 'test': choose from ['last', 'accuracy', 'f1']")])
+def test_guesses_of_another_kind(tmp_path, changes, message):
+    with refused(tmp_path, message): train_denoiser(frozen(), LABELS, IDS, GUESSES, CLASSES, replace(DENOISER, **changes), 0, tmp_path, progress=False)
+
+
+def test_a_guesser_where_numbers_are_expected(tmp_path):
+    with refused(tmp_path, "guesses is 'crossfit': give logits"): denoiser(tmp_path, guesses=Guesser(None, frozen(), PRIOR))
 
 
 def test_no_features(tmp_path):

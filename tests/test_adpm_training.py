@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from logex_nb.adpm import training
+from logex_nb.adpm import guesses, training
 from logex_nb.adpm.diffusion import LabelSampling, draw_labels, label_logits
+from logex_nb.adpm.guesses import Guesser, crossfit, load_prior, prior_logits, train_prior
+from logex_nb.adpm.loop import save_learned
 from logex_nb.adpm.noise import LabelScheduler
 from logex_nb.adpm.priors import Prior
-from logex_nb.adpm.training import LabelDiffusion, crossfit, load_denoiser, save_denoiser, train_denoiser, train_prior
+from logex_nb.adpm.training import LabelDiffusion, denoiser_quality, load_denoiser, train_denoiser
 from logex_nb.adpm.views import FrozenViews, TrunkViews
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +40,8 @@ def trunk(local=True):
     return TrunkViews(images, "tiny", size=16, local=local)
 
 
+OTHERS = np.flatnonzero(np.arange(len(LABELS)) % 5 == 0)
+VALIDATION = OTHERS, np.random.default_rng(2).normal(size=(len(OTHERS), 3)).astype(np.float32)
 GUESSES = np.random.default_rng(1).normal(size=(3, len(IDS), 3)).astype(np.float32)
 
 
@@ -46,7 +50,17 @@ def prior(folder, config=PRIOR, seed=0, views=None):
 
 
 def denoiser(folder, config=DENOISER, seed=0, views=None, guesses=GUESSES, ids=IDS):
-    return train_denoiser(views or frozen(), LABELS, ids, guesses[:, :len(ids)], CLASSES, config, seed, folder, progress=False)
+    given = guesses if isinstance(guesses, Guesser) else guesses[:, :len(ids)]
+    return train_denoiser(views or frozen(), LABELS, ids, given, CLASSES, config, seed, folder, progress=False, validation=VALIDATION)
+
+
+def beside(folder, config=replace(DENOISER, guesses="joint"), seed=0, views=None):
+    "A denoiser with a prior network that goes on learning; both are what a run leaves"
+    start = views[1] if views else frozen()
+    if not (kept := folder.parent / "prior").exists(): save_learned(prior(kept, replace(PRIOR, frozen=config.frozen), views=start), start, kept, CLASSES, PRIOR)
+    seen = views[2] if views else frozen()
+    guesser = Guesser(load_prior(kept, seen, CLASSES, PRIOR), seen, PRIOR)
+    return torch.nn.ModuleList([denoiser(folder, config, seed, views[0] if views else None, guesser), guesser.net])
 
 
 def same(a, b): return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
@@ -54,13 +68,14 @@ def same(a, b): return all(map(torch.equal, a.state_dict().values(), b.state_dic
 
 def stopped(monkeypatch, loss, batches, train, *args, **kwargs):
     "Train until the loss of the batch after so many fails"
-    calls, known = [], getattr(training, loss)
+    module = guesses if loss == "prior_loss" else training
+    calls, known = [], getattr(module, loss)
     def power_cut(*given):
         calls.append(1)
         if len(calls) > batches: raise OSError("power cut")
         return known(*given)
     with monkeypatch.context() as m:
-        m.setattr(training, loss, power_cut)
+        m.setattr(module, loss, power_cut)
         with pytest.raises(OSError, match="power cut"): train(*args, **kwargs)
 
 
@@ -68,7 +83,9 @@ KINDS = {
     "prior": (prior, "prior_loss", PRIOR), "focal prior": (prior, "prior_loss", replace(PRIOR, loss="focal", weight_decay=.1)),
     "denoiser": (denoiser, "diffusion_loss", DENOISER), "average": (denoiser, "diffusion_loss", replace(DENOISER, ema=.9)),
     "as released": (denoiser, "diffusion_loss", replace(DENOISER, time="table", image="product", alpha=0., token=512, heads=8)),
-    "random levels": (denoiser, "diffusion_loss", replace(DENOISER, level="random", shuffled=True, checkpoint_every=2))}
+    "random levels": (denoiser, "diffusion_loss", replace(DENOISER, level="random", shuffled=True, checkpoint_every=2)),
+    "best epoch": (denoiser, "diffusion_loss", replace(DENOISER, select="accuracy", ema=.5)),
+    "joint": (beside, "diffusion_loss", replace(DENOISER, guesses="joint", select="f1"))}
 
 
 @pytest.mark.parametrize("batches", [4, 10, 14])
@@ -97,13 +114,48 @@ def test_trunks_go_on_too(tmp_path, monkeypatch, train, loss, config):
     assert not same(views["again"], trunk(train is prior))
 
 
+def test_a_prior_network_goes_on_learning_beside_the_denoiser(tmp_path):
+    both = beside(tmp_path / "joint")
+    begun = load_prior(tmp_path / "prior", frozen(), CLASSES, PRIOR)
+    assert not same(both[1], begun)
+    # without a learning rate it stays what it was, and the denoiser learns from guesses that never change
+    still = beside(tmp_path / "still", replace(DENOISER, guesses="joint", prior_lr=0.))
+    assert same(still[1], begun)
+    v = frozen()
+    one = FrozenViews(v.maps.numpy()[:, :1], v.windows.numpy()[:, :1]) # so that a guess of an image is always the same
+    still = beside(tmp_path / "one view", replace(DENOISER, guesses="joint", prior_lr=0.), views=[one] * 3)[0]
+    fixed = prior_logits(load_prior(tmp_path / "prior", one, CLASSES, PRIOR), one, IDS, PRIOR)
+    alone = [denoiser(tmp_path / f"alone{k}", replace(DENOISER, guesses="in_sample"), views=one, guesses=fixed + k) for k in (0, VALIDATION[1][0])]
+    far = [max((a - b).abs().max().item() for a, b in zip(still.state_dict().values(), net.state_dict().values())) for net in alone]
+    assert 10 * far[0] < far[1] # rounding, against guesses that are a little different
+
+
+def test_a_denoiser_learns_no_more_from_the_loss_of_the_prior(tmp_path):
+    "Gradients of one network never reach the other"
+    both = [beside(tmp_path / name, replace(DENOISER, guesses="joint", epochs=1, prior_lr=lr)) for name, lr in dict(a=1e-3, b=1e-1).items()]
+    assert not same(both[0][1], both[1][1])
+    one_batch = [beside(tmp_path / f"{name}1", replace(DENOISER, guesses="joint", epochs=1, batch=len(IDS), prior_lr=lr)) for name, lr in dict(a=1e-3, b=1e-1).items()]
+    assert same(one_batch[0][0], one_batch[1][0]) and not same(one_batch[0][1], one_batch[1][1])
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_the_best_epoch_is_kept(tmp_path, metric):
+    config = replace(DENOISER, select=metric, epochs=6, lr=5e-2)
+    net, history = denoiser(tmp_path, config), pd.read_csv(tmp_path / "history.csv")
+    guess, levels = torch.tensor(VALIDATION[1]).softmax(1), training.class_levels(config, np.bincount(LABELS[IDS]))
+    found = denoiser_quality(net, LabelScheduler(), frozen(), OTHERS, LABELS[OTHERS], guess, levels, config)
+    assert found[metric] == pytest.approx(history.validation.max())
+    last = denoiser(tmp_path / "last", replace(config, select="last"))
+    assert same(net, last) == (history.validation.idxmax() == 5)
+
+
 def test_crossfitting_goes_on(tmp_path, monkeypatch):
     "Cut in the second network: the first one is not trained again"
     def of(folder): return crossfit(frozen, LABELS, np.arange(len(LABELS)), IDS, CLASSES, PRIOR, 0, folder, progress=False)
     whole, per_network = of(tmp_path / "whole"), 4 * -(-len(IDS) // 2 // 8)
     stopped(monkeypatch, "prior_loss", per_network + 3, of, tmp_path / "cut")
-    calls, known = [], training.prior_loss
-    monkeypatch.setattr(training, "prior_loss", lambda *given: calls.append(1) or known(*given))
+    calls, known = [], guesses.prior_loss
+    monkeypatch.setattr(guesses, "prior_loss", lambda *given: calls.append(1) or known(*given))
     assert np.array_equal(of(tmp_path / "cut"), whole)
     assert len(calls) <= per_network
 
@@ -180,7 +232,7 @@ def test_the_first_of_many_samples_is_the_only_one(trained):
 # ---- kept and found again
 
 def test_what_is_loaded_draws_the_same(tmp_path, trained):
-    save_denoiser(trained, frozen(), tmp_path, CLASSES, DENOISER)
+    save_learned(trained, frozen(), tmp_path, CLASSES, DENOISER)
     again, scheduler = load_denoiser(tmp_path, frozen(), CLASSES, DENOISER)
     assert same(again, trained) and not again.training
     assert (scheduler.reading, scheduler.power, scheduler.prediction_type) == (DENOISER.reading, DENOISER.power, DENOISER.prediction_type)
@@ -191,7 +243,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from logex_nb.adpm.training import fit
+from logex_nb.adpm.loop import fit
 
 @dataclass
 class Recipe:
