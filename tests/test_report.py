@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from logex_nb.report.figures import method_plot
-from logex_nb.report.recorded import difference, value
+from logex_nb.report.recorded import difference, if_recorded, value
 from logex_nb.report.tables import (KEYS, append_runs, as_text, interval_table, paired, read_runs, show, summarise,
                                     write_results)
 
@@ -102,6 +102,17 @@ def test_a_sentence_has_the_intervals_of_the_table(path):
     shown = interval_table(table)
     for row, metric in table[["difference", "metric"]].itertuples(index=False):
         assert str(difference(experiment, dataset, row, metric, profile=profile)) in set(shown.loc[row])
+
+
+def test_a_row_that_was_only_published_has_no_number_of_ours(tmp_path):
+    folder = tmp_path / "mini/phantom/x"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text("{}")
+    pd.DataFrame(dict(method=["Ours", "Theirs"], metric="f1", mean=[50., np.nan], published_mean=[np.nan, 80.])).to_csv(folder / "table.csv", index=False)
+    assert value("x", "phantom", "Ours", "f1", results=tmp_path).mean == 50
+    with pytest.raises(ValueError, match="'Theirs' of x/table.csv was not run"): value("x", "phantom", "Theirs", "f1", results=tmp_path)
+    said = if_recorded(lambda: f"{value('x', 'phantom', 'Theirs', 'f1', results=tmp_path)}")
+    assert "Not recorded in this copy: 'Theirs'" in said.data
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])

@@ -105,7 +105,9 @@ def _numbers(
     elif metric: raise ValueError(f"no column of {experiment}/{file}.csv is {metric!r}: choose from {list(table)}")
     if len(rows) > 1:
         raise ValueError(f"{len(rows)} rows of {experiment}/{file}.csv are {row!r}: choose a name that only one has")
-    return rows.iloc[0].dropna().to_dict()
+    found = rows.iloc[0].dropna().to_dict()
+    if "mean" not in found: raise ValueError(f"{row!r} of {experiment}/{file}.csv was not run, it has a published number only")
+    return found
 
 # %% ../../nbs/report/recorded.ipynb #v009
 def value(
