@@ -16,9 +16,10 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel
+from transformers import AutoConfig, PretrainedConfig, ResNetConfig, ResNetForImageClassification, ResNetModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from .hub import HubBody, open_hub_body
 from ..core import atomic, write_json
 
 # %% ../../nbs/classify/backbones.ipynb #c008
@@ -144,8 +145,9 @@ _IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))
 
 def _config(
     architecture: dict, # An entry of `SIZES`, or `body` of a `classifier.json`
-) -> ResNetConfig | LiteConfig: # In transformers' form, where it is a ResNet
+) -> PretrainedConfig | LiteConfig: # In transformers' form, where it has one
     "The configuration of a body"
+    if "model_type" in architecture: return AutoConfig.for_model(**architecture)
     return (LiteConfig if architecture.get("layer_type") == "inverted" else ResNetConfig)(**architecture)
 
 
@@ -154,16 +156,17 @@ class ImageClassifier(nn.Module):
 
     def __init__(
         self,
-        config: ResNetConfig | LiteConfig, # Architecture of the body (He et al. 2016; Tan & Le 2019)
+        config: PretrainedConfig | LiteConfig, # Architecture of the body (He et al. 2016; Tan & Le 2019), or another of transformers
         n_classes: int, # Outputs of the head
         logit_scale: float = 1., # Factor `s` on the logits; losses see them without it
         cosine: bool = False, # Cosines instead of a linear last layer
     ):
         super().__init__()
         self.config, self.logit_scale = config, logit_scale
-        self.body = LiteModel(config) if isinstance(config, LiteConfig) else ResNetModel(config)
+        kind = {LiteConfig: LiteModel, ResNetConfig: ResNetModel}.get(type(config), HubBody)
+        self.body = kind(config)
         if not getattr(config, "stem_pool", True): self.body.embedder.pooler = nn.Identity()
-        self.head = (_CosineHead if cosine else nn.Linear)(config.hidden_sizes[-1], n_classes)
+        self.head = (_CosineHead if cosine else nn.Linear)(self.body.width if kind is HubBody else config.hidden_sizes[-1], n_classes)
         for name, value in getattr(self.body, "normalisation", _IMAGENET).items():
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
@@ -205,14 +208,15 @@ def forward(
 
 # %% ../../nbs/classify/backbones.ipynb #c014
 def _pretrained_body(
-    source: str | Path, # Hub id or folder of a transformers ResNet
-) -> ResNetModel: # Its body, without the classifier on top
-    "A trained ResNet, or an error that says why there is none"
+    source: str | Path, # Hub id or folder in transformers' format
+) -> ResNetModel | HubBody: # Its body, without the classifier on top
+    "A trained ResNet or another body, or an error that says why there is none"
     try:
+        if AutoConfig.from_pretrained(source).model_type != "resnet": return open_hub_body(source)
         net, report = ResNetForImageClassification.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"no ResNet weights at {str(source)!r}: give a folder with config.json and "
+            f"no weights at {str(source)!r}: give a folder with config.json and "
             "model.safetensors, or a hub id such as 'microsoft/resnet-50'; 'imagenet' is for 'lite0'") from error
     if lacking := [key for key in report["missing_keys"] if key.startswith("resnet.")]:
         raise ValueError(f"weights at {str(source)!r} lack {len(lacking)} tensors: {lacking[:2]}")
@@ -236,7 +240,7 @@ def _imagenet_body(
 
 # %% ../../nbs/classify/backbones.ipynb #nb3f8d
 def build_backbone(
-    name: str, # 'tiny', 'small', '18', '50', 'lite0', or a hub id or folder of a transformers ResNet
+    name: str, # 'tiny', 'small', '18', '50', 'lite0', or a hub id or folder in transformers' format
     n_classes: int, # Head and tail classes together
     weights: str | Path | None = None, # Hub id or folder of the body's weights, 'imagenet' for 'lite0'; else random
     logit_scale: float = 1., # Factor on the logits outside of the loss
@@ -267,6 +271,7 @@ def save_classifier(
 ) -> None:
     "Write what `load_classifier` needs, each file whole or not at all"
     body = {key: getattr(net.config, key) for key in _ARCHITECTURE if hasattr(net.config, key)}
+    if isinstance(net.body, HubBody): body = net.config.to_diff_dict() | dict(model_type=net.config.model_type)
     write_json(Path(folder) / "classifier.json",
                dict(body=body, n_classes=net.head.out_features, logit_scale=net.logit_scale,
                     cosine=isinstance(net.head, _CosineHead), classes=list(classes)))
