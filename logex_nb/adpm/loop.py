@@ -62,9 +62,8 @@ def fit(
     quiet = dict(disable=True) if not progress or not many.is_main_process else {}
     bar = tqdm(range(len(history), config.epochs), unit="epoch", **quiet)
     for epoch in bar:
-        order, draws = (torch.Generator().manual_seed(child_seed(seed, *why)) for why in (("order", epoch), ("draws", epoch, many.process_index)))
+        order, draws = _seeded(seed, epoch, many.process_index)
         step, total = epoch * per_epoch, 0.
-        torch.manual_seed(child_seed(seed, "dropout", epoch, many.process_index))
         net.train()
         for ids in shuffled(rows, config.batch, order):
             lr = warmup_cosine(step, config.epochs * per_epoch, about["warmup"] * per_epoch, config.lr, about["min_lr"])
@@ -73,9 +72,7 @@ def fit(
             _step(optimizer, lr, about["clip_grad"])
             if about["ema"]: kept["average"] = _averaged(kept["average"], net, min(about["ema"], step / (step + 9)))
             total = total + loss.detach() * len(ids)
-        history.append(dict(epoch=epoch + 1, lr=lr, train_loss=(total / rows).item()))
-        if not math.isfinite(history[-1]["train_loss"]):
-            raise RuntimeError(f"training loss is {history[-1]['train_loss']} in epoch {epoch + 1}: try a lower lr than {config.lr:g}")
+        history.append(dict(epoch=epoch + 1, lr=lr, train_loss=_finite((total / rows).item(), epoch, config)))
         if len(history) % about["checkpoint_every"] == 0 or len(history) == config.epochs:
             if validate: _keep_best(net, validate, history, kept)
             if many.is_main_process: save_checkpoint(folder, key, net, optimizer, history, kept)
@@ -89,6 +86,18 @@ def _optimizer(net: nn.Module, config: Any, apart: dict | None) -> torch.optim.O
     others = {id(p) for p in apart["params"]} if apart else ()
     main = dict(params=[p for p in net.parameters() if p.requires_grad and id(p) not in others])
     return torch.optim.AdamW([main, apart] if apart else [main], config.lr, weight_decay=config.weight_decay, amsgrad=isinstance(config, Prior), fused=True)
+
+
+def _seeded(seed: int, epoch: int, process: int) -> tuple[torch.Generator, torch.Generator]:
+    "Generators of order and of draws; dropout is seeded, too"
+    torch.manual_seed(child_seed(seed, "dropout", epoch, process))
+    return tuple(torch.Generator().manual_seed(child_seed(seed, *why)) for why in (("order", epoch), ("draws", epoch, process)))
+
+
+def _finite(loss: float, epoch: int, config: Any) -> float:
+    "The loss, if it is a number"
+    if math.isfinite(loss): return loss
+    raise RuntimeError(f"training loss is {loss} in epoch {epoch + 1}: try a lower lr than {config.lr:g}")
 
 
 def _step(optimizer: torch.optim.Optimizer, lr: float, clip: float) -> None:

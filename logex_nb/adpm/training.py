@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .denoiser import Denoiser
@@ -155,20 +155,24 @@ def train_denoiser(
         return more + diffusion_loss(denoiser, scheduler, maps, y, guess[:3 if config.branches else 1], level, weight, g, config.mmd_weight)
 
     def value() -> float:
-        logits = prior_logits(guesses.net, guesses.views, validation[0], guesses.config)[0] if joint else validation[1]
+        ids, logits = validation if not joint else (validation[0], prior_logits(guesses.net, guesses.views, validation[0], guesses.config)[0])
         f = torch.as_tensor(logits, device=device).softmax(1)
-        return denoiser_quality(denoiser, scheduler, views, validation[0], labels[validation[0]], f, levels, config)[config.select]
+        return denoiser_quality(denoiser, scheduler, views, ids, labels[ids], f, levels, config)[config.select]
 
-    net, apart, begun = together(denoiser, views), None, [guesses]
-    if joint:
-        net.append(learner := together(guesses.net, guesses.views))
-        apart = dict(params=list(learner.parameters()), lr=config.prior_lr, weight_decay=guesses.config.weight_decay, amsgrad=True)
-        begun = [p.detach().cpu().numpy() for p in learner.parameters()]
+    net, apart, begun = _learners(together(denoiser, views), guesses, config)
     key = run_key(asdict(config) | dict(sampling="", further=()), seed, labels, ids, *begun, *(validation or ()))
     fit(net, one_batch, len(ids), config, seed, folder, key, progress, apart, None if config.select == "last" else value)
     return denoiser
 
 # %% ../../nbs/adpm/training.ipynb #m004
+def _learners(net: nn.ModuleList, guesses: np.ndarray | Guesser, config: LabelDiffusion) -> tuple[nn.ModuleList, dict | None, list[np.ndarray]]:
+    "All that learns, the part with a rate of its own, and what the guesses are at the start"
+    if not isinstance(guesses, Guesser): return net, None, [guesses]
+    prior = together(guesses.net, guesses.views)
+    apart = dict(params=list(prior.parameters()), lr=config.prior_lr, weight_decay=guesses.config.weight_decay, amsgrad=True)
+    return net.append(prior), apart, [p.detach().cpu().numpy() for p in prior.parameters()]
+
+
 def _check_guesses(guesses: np.ndarray | Guesser, validation: tuple | None, config: LabelDiffusion) -> bool:
     "Whether the prior network learns, too; raise if the guesses are not of the kind that the settings ask for"
     joint = isinstance(guesses, Guesser)
