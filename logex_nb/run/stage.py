@@ -49,6 +49,7 @@ def execute(
     folder: Path | str, # Receives `notebook.ipynb` and `code.json`, what it was made of
     record: Path | str | None = None, # The record that the notebook writes last; `record.json` in `folder` if not given
     also: Sequence[str] = (), # Definitions that it looks up at run time, such as 'data.sources.Phantom'
+    threads: int = 1, # It computes with
     **given, # Parameters by name
 ) -> None:
     "Run a parameterised notebook; it is done when its record is there, and only then"
@@ -56,6 +57,7 @@ def execute(
     record = Path(record or folder / "record.json")
     values, code = _typed_parameters(notebook, given), code_of(notebook, *also)
     os.environ.setdefault("GLIBC_TUNABLES", KEEP_MEMORY) # read by the kernel's C library when it starts
+    os.environ.update({f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}) # whatever the number of cores
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (folder / "error.txt", folder / "code.json", record): stale.unlink(missing_ok=True)
     log, shown = logging.getLogger("papermill"), logging.StreamHandler(sys.stdout)
@@ -78,6 +80,7 @@ def execute(
         raise RuntimeError(f"{notebook.name}: {reason}") from None
     running.replace(folder / "notebook.ipynb")
     special = {k: str(v) for k, v in given.items() if k not in ("paper", "profile", "dataset")} # those are in the folder's path
+    if threads > 1: special["threads"] = str(threads)
     write_json(folder / "code.json", dict(code=code, parameters=special))
 
 # %% ../../nbs/run/stage.ipynb #c017
@@ -88,8 +91,9 @@ def logex_run(
     given: Param("Parameters as NAME=VALUE", str, nargs="*"),
     record: str = "", # The record that it writes; record.json in the stage folder if empty
     also: str = "", # Comma-separated definitions that it looks up at run time
+    threads: int = 1, # It computes with
 ):
     "Run one experiment notebook with papermill"
     try:
-        with report_stage(folder, record): execute(notebook, folder, record or None, also.split(",") if also else (), **dict(g.split("=", 1) for g in given))
+        with report_stage(folder, record): execute(notebook, folder, record or None, also.split(",") if also else (), threads, **dict(g.split("=", 1) for g in given))
     except (ValueError, RuntimeError, OSError) as e: sys.exit(f"error: {e}")

@@ -115,6 +115,15 @@ def numbers(self: Study) -> dict[str, Any]:
     "The profile, with the paper's own sections"
     return read_profile(self.profile, self.home / "profiles")
 
+# %% ../../nbs/run/study.ipynb #t101
+@patch
+def threads(
+    self: Study,
+    stage: str, # Name of a stage
+) -> int: # 1 if the profile's `[threads]` does not name it
+    "Threads that a stage computes with. Others round differently, so they belong to the profile and not to the machine"
+    return self.numbers.get("threads", {}).get(stage, 1)
+
 # %% ../../nbs/run/study.ipynb #c016d
 @patch(as_prop=True)
 def name(self: Study) -> str:

@@ -62,6 +62,12 @@ def record(self: Stage) -> str:
     "What says that the stage is done"
     return _relative(self.study.folder(self.name, *self.parts) / "record.json")
 
+# %% ../../nbs/run/workflow.ipynb #t102
+@patch(as_prop=True)
+def threads(self: Stage) -> int:
+    "For a rule's `threads`. With fewer cores, the stage computes with as many"
+    return self.study.threads(self.name)
+
 # %% ../../nbs/run/workflow.ipynb #c007d
 @patch(as_prop=True)
 def outputs(self: Stage) -> list[str]:
@@ -78,6 +84,7 @@ def command(self: Stage) -> str:
     given = shared | dict(profile=self.study.profile, dataset=self.study.dataset)
     return " ".join(["logex_run", fixed(_relative(self.notebook)), open_(self.folder), *(fixed(f"{k}={v}") for k, v in given.items()),
                      *(open_(f"{k}={v}") for k, v in self.parameters.items()), "--record", open_(self.record),
+                     *(["--threads", str(self.threads)] if self.threads > 1 else []),
                      *(["--also", fixed(",".join(self.also))] if self.also else [])])
 
 # %% ../../nbs/run/workflow.ipynb #c009b
@@ -89,7 +96,8 @@ def made_of(
 ) -> str: # Changes when the stage has to run again
     "For a rule's `params`"
     fill = lambda text: text.format(**dict(wildcards.items())) if wildcards else text
-    now = dict(code=code_of(self.notebook, *self.also), parameters={k: fill(v) for k, v in self.parameters.items()}, settings=settings)
+    parameters = {k: fill(v) for k, v in self.parameters.items()} | ({"threads": str(self.threads)} if self.threads > 1 else {})
+    now = dict(code=code_of(self.notebook, *self.also), parameters=parameters, settings=settings)
     folder, record = repo_root() / fill(self.folder), repo_root() / fill(self.record)
     if (told := changes(folder, record, now)) and (asked := os.environ.get("LOGEX_WHY")): # a plan says why
         with open(asked, "a") as f: f.write(f"{' '.join([self.name, *map(fill, self.parts)])}: {told[0]}{f' and {len(told) - 1} more' if told[1:] else ''}\n")
@@ -115,12 +123,23 @@ def needs_of(
     return [Stage(study, name, tuple(parts)).record for name, *parts in [*((r,) for r in real), *drawn]]
 
 # %% ../../nbs/run/workflow.ipynb #c014
+def _check_threads(
+    values: dict[str, int], # Stage to threads
+    place: str, # For the error
+) -> None:
+    "Stages are those of any paper, as papers share profiles"
+    known = sorted({s for paper in papers() for s in Study(paper, "smoke", "phantom").about["stages"]})
+    for stage, n in values.items():
+        if stage not in known: raise ValueError(f"unknown stage {stage!r} in {place}: choose from {known}")
+        if not isinstance(n, int) or n < 1: raise ValueError(f"{stage} in {place} is {n!r}: give a number of threads, 1 or more")
+
+
 def _check_profile(
     study: Study, # Its paper and profile
 ) -> None:
     "Read every section of a profile; an unknown section or key is an error"
     found, name = study.numbers, study.profile
-    known = set(SECTIONS) | set(study.about.get("sections", {})) | {"study"}
+    known = set(SECTIONS) | set(study.about.get("sections", {})) | {"study", "threads"}
     section_of = dict(arms=lambda arm: arm.section, generators=lambda g: g.sampler, loras=lambda _: "lora", samplers=lambda _: "label_sampling")
     for where, sections in [("", found), *((f"dataset.{d}.", s) for d, s in found.get("dataset", {}).items())]:
         for section, values in sections.items():
@@ -131,6 +150,7 @@ def _check_profile(
                     cls = study.section(section_of[section](getattr(study, section)[entry]))
                     configure(cls, changed, f"[{where}{section}.{entry}] of profile {name!r}")
             elif section == "study": configure(type(study.choices), values, place)
+            elif section == "threads": _check_threads(values, place)
             elif section in SOURCES: configure(SOURCES[section], values, place)
             elif section in known: configure(study.section(section), found.get(section, {}) | values, place)
             else: raise ValueError(f"unknown section [{where}{section}] in profile {name!r}: choose from {sorted(known | set(SOURCES) | set(section_of))}")

@@ -9,7 +9,7 @@ rule autoencoder:
     input: Stage(study, "data").record, Stage(study, "base").record
     output: autoencoder.outputs
     params: made_of=lambda w: autoencoder.made_of(w)
-    threads: 1
+    threads: autoencoder.threads
     priority: 6
     resources: gpu=1
     shell: autoencoder.command

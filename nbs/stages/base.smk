@@ -10,6 +10,6 @@ rule base:
     input: data.record
     output: base.outputs
     params: made_of=lambda w: base.made_of(w, **settings)
-    threads: 2
+    threads: base.threads
     resources: gpu=1
     shell: base.command

@@ -10,6 +10,6 @@ rule classifier:
     output: classifier.outputs
     wildcard_constraints: arm="|".join(k for k, arm in study.arms.items() if arm.trainer == "classifier"), seed=r"\d+"
     params: made_of=lambda w: classifier.made_of(w, training=study.training(w.arm), arm=study.arms[w.arm], decoded=study.choices.decoded)
-    threads: 1
+    threads: classifier.threads
     resources: gpu=1
     shell: classifier.command

@@ -9,6 +9,6 @@ rule features:
     input: Stage(study, "data").record
     output: features.outputs
     params: made_of=lambda w: features.made_of(w, frozen_trunk=study.settings("frozen_trunk"))
-    threads: 2
+    threads: features.threads
     resources: gpu=1
     shell: features.command

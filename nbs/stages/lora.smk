@@ -9,7 +9,7 @@ rule lora:
     input: Stage(study, "data").record, Stage(study, "base").record
     output: lora.outputs
     params: made_of=lambda w: lora.made_of(w, prompt=study.choices.prompt, lora=study.settings("lora", **study.differences("loras", w.lora)))
-    threads: 1
+    threads: lora.threads
     priority: 5
     resources: gpu=1
     shell: lora.command

@@ -62,7 +62,7 @@ rule prior:
     output: prior.outputs
     wildcard_constraints: arm=of("prior"), seed=r"\d+"
     params: made_of=lambda w: prior.made_of(w, prior=study.training(w.arm))
-    threads: 1
+    threads: prior.threads
     priority: 3
     resources: gpu=1
     shell: prior.command
@@ -75,7 +75,7 @@ rule denoiser:
     output: denoiser.outputs
     wildcard_constraints: arm=of("denoiser"), seed=r"\d+"
     params: made_of=lambda w: denoiser.made_of(w, label_diffusion=study.training(w.arm))
-    threads: 1
+    threads: denoiser.threads
     priority: 2
     resources: gpu=1
     shell: denoiser.command
@@ -94,7 +94,7 @@ rule samples:
     output: samples.outputs
     wildcard_constraints: arm=of("denoiser"), seed=r"\d+"
     params: made_of=lambda w: samples.made_of(w, label_diffusion=study.training(w.arm), samplers=ways(w))
-    threads: 1
+    threads: samples.threads
     resources: gpu=1
     shell: samples.command
 
@@ -121,7 +121,7 @@ rule grid:
     input: records("data"), [records("features")] if study.training("anisotropic").frozen else [], GUESSED
     output: grid.outputs
     params: made_of=grid.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided")), alphas=study.choices.alphas, kappas=study.choices.kappas, epochs=study.choices.grid_epochs, seeds=GRID)
-    threads: 1
+    threads: grid.threads
     resources: gpu=1
     shell: grid.command
 
@@ -132,7 +132,7 @@ rule embedding:
     input: grid.outputs, [records("denoiser", "anisotropic", f"seed{s}") for s in GRID], GUESSED
     output: embedding.outputs
     params: made_of=embedding.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided") | dict(samples=1)), seeds=GRID)
-    threads: 1
+    threads: embedding.threads
     shell: embedding.command
 
 

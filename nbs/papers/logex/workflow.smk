@@ -93,7 +93,7 @@ rule images:
     output: images.outputs
     wildcard_constraints: generator=BY_STAGE["images"], generation=r"shared|seed\d+"
     params: made_of=lambda w: images.made_of(w, prompt=study.choices.prompt, generator=study.generators[w.generator], sampling=sampling(w))
-    threads: 1
+    threads: images.threads
     priority: 3
     resources: gpu=1
     shell: images.command
@@ -105,7 +105,7 @@ rule outliers:
     output: outliers.outputs
     wildcard_constraints: generator=BY_STAGE["outliers"], generation=r"shared|seed\d+"
     params: made_of=lambda w: outliers.made_of(w, training=study.settings("training"), decoded=study.choices.decoded, sampling=sampling(w))
-    threads: 1
+    threads: outliers.threads
     priority: 2
     resources: gpu=1
     shell: outliers.command
@@ -125,7 +125,7 @@ rule energy:
     output: energy.outputs
     wildcard_constraints: arm="|".join(k for k, arm in study.arms.items() if arm.trainer == "energy"), seed=r"\d+"
     params: made_of=lambda w: energy.made_of(w, energy=study.settings("energy"), **learned(w))
-    threads: 1
+    threads: energy.threads
     resources: gpu=1
     shell: energy.command
 

@@ -1,0 +1,49 @@
+"The number of threads belongs to the profile: the number of cores changes no file"
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from logex_nb.run.study import Study
+from logex_nb.run.workflow import Stage, snakemake_command
+
+ROOT = Path(__file__).parent.parent
+STUDY = Study("adpm", "smoke", "phantom")
+
+
+def test_a_stage_has_the_threads_of_its_profile():
+    features, prior = Stage(STUDY, "features"), Stage(STUDY, "prior", ("{arm}",))
+    assert (features.threads, prior.threads) == (STUDY.numbers["threads"]["features"], 1) and features.threads > 1
+    assert f"--threads {features.threads}" in features.command and "--threads" not in prior.command
+
+
+@pytest.mark.parametrize("threads, message", [
+    ({"featurse": 2}, "unknown stage 'featurse' in [threads] of profile 'smoke': choose from ["),
+    ({"features": 0}, "features in [threads] of profile 'smoke' is 0: give a number of threads, 1 or more"),
+    ({"features": "all"}, "features in [threads] of profile 'smoke' is 'all': give a number of threads, 1 or more")])
+def test_threads_that_are_none(monkeypatch, threads, message):
+    numbers = STUDY.numbers | dict(threads=threads)
+    monkeypatch.setattr(Study, "numbers", property(lambda self: numbers))
+    with pytest.raises(ValueError) as error: snakemake_command(STUDY, ["datasets"])
+    assert message in str(error.value)
+
+
+COUNT = dict(cells=[
+    dict(cell_type="code", execution_count=None, id="a", metadata=dict(tags=["parameters"]), outputs=[], source='profile: str = "smoke"'),
+    dict(cell_type="code", execution_count=None, id="b", metadata={}, outputs=[],
+         source="import json, torch\nfrom pathlib import Path\nPath('out').mkdir(exist_ok=True)\nPath('out/record.json').write_text(json.dumps(torch.get_num_threads()))")],
+    metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")), nbformat=4, nbformat_minor=5)
+
+
+@pytest.mark.parametrize("asked, offered", [(1, 2), (2, 1)])
+def test_a_kernel_computes_with_the_threads_that_it_was_given(tmp_path, asked, offered):
+    "Whatever Snakemake offers, by the number of cores"
+    (tmp_path / "count.ipynb").write_text(json.dumps(COUNT))
+    done = subprocess.run([Path(sys.executable).parent / "logex_run", "count.ipynb", "out", "--threads", str(asked)], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | dict(OMP_NUM_THREADS=str(offered), PYTHONPATH=str(ROOT)), timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out/record.json").read_text()) == asked
+    assert json.loads((tmp_path / "out/code.json").read_text())["parameters"].get("threads", "1") == str(asked)
