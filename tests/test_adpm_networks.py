@@ -1,0 +1,54 @@
+"The paper's other networks: rows of their own, with bodies from a hub"
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import EfficientNetConfig, MobileNetV2Config, PvtV2Config, ViTConfig
+
+from logex_nb.adpm.guesses import prior_logits, train_prior
+from logex_nb.adpm.views import open_views
+from logex_nb.classify.hub import HubBody
+from logex_nb.report.published import published
+from logex_nb.run.study import Study
+from test_adpm_training import CLASSES, IDS, LABELS
+
+SMALL = dict(
+    vit=ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, patch_size=16, image_size=32),
+    efficientnet=EfficientNetConfig(width_coefficient=.1, depth_coefficient=.1, hidden_dim=128),
+    mobilenet=MobileNetV2Config(depth_multiplier=.1, finegrained_output=False),
+    pvt=PvtV2Config(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1]))
+NETWORKS = ["resnet50", *["efficientnet", "vit", "mobilenet", "pvt"]]
+
+
+@pytest.mark.parametrize("arm", NETWORKS)
+def test_a_network_is_a_row_at_full_size_alone(arm):
+    full, mini = (Study("adpm", profile, "phantom") for profile in ("paper", "mini"))
+    assert arm in full.table() and arm not in mini.table()
+    tables = [published(f"adpm_table{k}") for k in (4, 8, 9)]
+    assert any((t.method == full.arms[arm].published).any() for t in tables)
+    config = full.training(arm)
+    assert "/" in config.backbone and not config.weights and not config.frozen and not config.crops
+
+
+@pytest.mark.parametrize("arm", SMALL)
+def test_a_network_from_a_folder_learns(tmp_path, arm):
+    "With the settings of its row, but for the size"
+    HubBody(SMALL[arm]).model.save_pretrained(tmp_path / "hub")
+    config = replace(Study("adpm", "paper", "phantom").training(arm), backbone=str(tmp_path / "hub"), size=64, epochs=2, batch=16, lr=1e-2)
+    images = np.random.default_rng(0).integers(0, 256, (len(LABELS), 32, 32, 3), np.uint8)
+    images[LABELS == 1] //= 4 # dark ones
+    views = open_views(config, images, tmp_path, config.crops > 0)
+    begun = [p.detach().clone() for p in views.parameters()]
+    net = train_prior(views, LABELS, IDS, CLASSES, config, 0, tmp_path, progress=False)
+    assert any((a - b).abs().max() > 1e-4 for a, b in zip(begun, views.parameters()))
+    logits = prior_logits(net, views, np.arange(len(LABELS)), config)
+    assert logits.shape == (3, len(LABELS), len(CLASSES)) and np.isfinite(logits).all()
+
+
+def test_no_network_without_its_weights(tmp_path, monkeypatch):
+    "Without a network connection, a hub id is an error that says what is possible"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = Study("adpm", "paper", "phantom").training("vit")
+    with pytest.raises(FileNotFoundError, match="no weights at 'google/vit-base-patch16-224': give a folder with config.json and model.safetensors"):
+        open_views(config, np.zeros((1, 8, 8, 3), np.uint8), tmp_path)
