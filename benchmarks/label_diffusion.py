@@ -215,7 +215,7 @@ def main():
     record = dict(what="label diffusion: ways of drawing labels, widths, and training from memory", device=args.device,
                   clock="wall" if args.device == "cuda" else "CPU", threads=torch.get_num_threads(), images=args.images,
                   load=[round(x, 1) for x in os.getloadavg()], memory=memory(args), sampling={},
-                  accuracy="what ten steps and a narrow network cost in accuracy: results/mini/*/adpm_*/table.csv")
+                  accuracy="what ten steps and a narrow network cost in accuracy: results/benchmarks/label_quality.json")
     with torch.inference_mode():
         for name in list(NETWORKS)[:2]:
             record["sampling"][name] = sampling(args, name)
