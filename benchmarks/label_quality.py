@@ -2,8 +2,8 @@
 
     nice -n 10 python benchmarks/label_quality.py --dataset folder:PATH --seeds 0,1   # writes results/benchmarks/label_quality.json
 
-DiffMIC's denoiser (a table of times, the product with the image, isotropic noise) learns from cross-fitted guesses, at
-width 512 and at the published 6144. Images are seen as in the profile, through features that are remembered; features
+DiffMIC's layers (a table of times, the product with the image) with isotropic noise learn from cross-fitted guesses for as
+long as the profile says, at width 512 and at the published 6144. Images are seen as in the profile, through features that are remembered; features
 and prior networks come from a study that has run: `make reproduce PROFILE=mini DATASET=... TARGET=adpm_comparison`.
 The narrow one draws labels in 250 steps and in ten, both over the whole schedule. Test images; nothing is chosen by them.
 """
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from logex_nb.adpm.diffusion import LabelSampling, draw_labels, label_logits
-from logex_nb.adpm.training import build_denoiser, train_denoiser
+from logex_nb.adpm.noise import LabelScheduler
+from logex_nb.adpm.training import train_denoiser
 from logex_nb.adpm.views import open_views
 from logex_nb.core import environment, repo_root, write_json
 from logex_nb.data.protocols import at_fold
@@ -32,7 +33,7 @@ WIDTHS = {512: list(WAYS), 6144: ["ddim, 10 steps"]}
 
 def judged(study, seed, width, device):
     "A report for each way of drawing, by a denoiser that is trained here"
-    config = replace(study.training("isotropic"), time="table", image="product", width=width)
+    config = replace(study.training("isotropic"), time="table", image="product", width=width, ema=0.)
     tiles, guessed = load_tiles(study.folder("data")), study.folder("prior", config.prior, f"seed{seed}")
     table = at_fold(tiles.table, study.fold(seed))
     labels, (train, test) = table.class_id.to_numpy(), (np.flatnonzero(table.split == split) for split in ("train", "test"))
@@ -40,7 +41,7 @@ def judged(study, seed, width, device):
     views = open_views(config, tiles.images, study.folder("features"), config.windows, seed, device)
     with tempfile.TemporaryDirectory() as tmp:
         net = train_denoiser(views, labels, train, learned, tiles.classes, config, seed, Path(tmp))
-    _, scheduler = build_denoiser(replace(config, width=8), len(tiles.classes), views.width)
+    scheduler = LabelScheduler(reading=config.reading, power=config.power, prediction_type=config.prediction_type)
     for way in WIDTHS[width]:
         drawn = draw_labels(net, scheduler, views, test, guess, torch.ones(len(test), device=device), WAYS[way], table.image.to_numpy()[test], seed, windows=config.windows)
         report = classification_report(label_logits(drawn, WAYS[way], guess.cpu()).numpy(), labels[test], tiles.classes)

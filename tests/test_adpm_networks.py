@@ -4,10 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import EfficientNetConfig, MobileNetV2Config, PvtV2Config, ViTConfig
+from transformers import EfficientNetConfig, MobileNetV2Config, PvtV2Config, SwinConfig, ViTConfig
 
 from logex_nb.adpm.guesses import prior_logits, train_prior
 from logex_nb.adpm.views import open_views
+from logex_nb.classify.backbones import build_backbone
 from logex_nb.classify.hub import HubBody
 from logex_nb.report.published import published
 from logex_nb.run.study import Study
@@ -18,7 +19,7 @@ SMALL = dict(
     efficientnet=EfficientNetConfig(width_coefficient=.1, depth_coefficient=.1, hidden_dim=128),
     mobilenet=MobileNetV2Config(depth_multiplier=.1, finegrained_output=False),
     pvt=PvtV2Config(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1]))
-NETWORKS = ["resnet50", *["efficientnet", "vit", "mobilenet", "pvt"]]
+NETWORKS = ["resnet50", "efficientnet", "vit", "mobilenet", "pvt"]
 
 
 @pytest.mark.parametrize("arm", NETWORKS)
@@ -48,7 +49,32 @@ def test_a_network_from_a_folder_learns(tmp_path, arm):
 
 def test_no_network_without_its_weights(tmp_path, monkeypatch):
     "Without a network connection, a hub id is an error that says what is possible"
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = Study("adpm", "paper", "phantom").training("vit")
     with pytest.raises(FileNotFoundError, match="no weights at 'google/vit-base-patch16-224': give a folder with config.json and model.safetensors"):
         open_views(config, np.zeros((1, 8, 8, 3), np.uint8), tmp_path)
+
+
+def test_weights_that_lack_something_are_refused(tmp_path):
+    model = HubBody(SMALL["mobilenet"]).model
+    kept = {key: value for key, value in model.state_dict().items() if "conv_1x1" not in key}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    with pytest.raises(ValueError, match="weights at .* lack 6 tensors"): build_backbone(str(tmp_path), 3)
+
+
+def test_tokens_that_are_no_grid_are_refused():
+    "Swin merges patches from stage to stage"
+    swin = SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4)
+    with pytest.raises(ValueError, match="SwinModel gives 64 tokens for 16 x 16 patches: choose a body that keeps one token per patch"): HubBody(swin)
+
+
+def test_running_statistics_are_of_many_batches():
+    "Keras' momentum of .99 would keep the last batch alone"
+    body, x = HubBody(SMALL["efficientnet"]).train(), torch.rand(8, 3, 64, 64)
+    first = next(m for m in body.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    before = first.running_mean.clone()
+    with torch.no_grad():
+        body(x)
+        once = first.running_mean - before
+        body(x)
+    torch.testing.assert_close(first.running_mean - before, 1.9 * once, rtol=1e-4, atol=1e-6)

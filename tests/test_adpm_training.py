@@ -130,6 +130,21 @@ def test_a_prior_network_goes_on_learning_beside_the_denoiser(tmp_path):
     assert 10 * far[0] < far[1] # rounding, against guesses that are a little different
 
 
+def test_trunks_of_both_networks_learn_together(tmp_path):
+    "As released: each network has a trunk of its own"
+    config, recipe = replace(DENOISER, frozen=False, guesses="joint", epochs=1), replace(PRIOR, frozen=False, epochs=1)
+    begun = trunk()
+    save_learned(prior(tmp_path / "prior", recipe, views=begun), begun, tmp_path / "prior", CLASSES, recipe)
+    own, seen = trunk(local=False), trunk()
+    guesser = Guesser(load_prior(tmp_path / "prior", seen, CLASSES, recipe), seen, recipe)
+    assert same(seen, begun)
+    net = denoiser(tmp_path / "joint", config, views=own, guesses=guesser)
+    assert not same(seen, begun) and not same(own, trunk(local=False))
+    save_learned(net, own, tmp_path / "kept", CLASSES, config)
+    again, _ = load_denoiser(tmp_path / "kept", found := trunk(local=False), CLASSES, config)
+    assert same(again, net) and same(found, own)
+
+
 def test_a_denoiser_learns_no_more_from_the_loss_of_the_prior(tmp_path):
     "Gradients of one network never reach the other"
     both = [beside(tmp_path / name, replace(DENOISER, guesses="joint", epochs=1, prior_lr=lr)) for name, lr in dict(a=1e-3, b=1e-1).items()]

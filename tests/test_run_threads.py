@@ -31,6 +31,12 @@ def test_threads_that_are_none(monkeypatch, threads, message):
     assert message in str(error.value)
 
 
+def test_threads_of_one_dataset_are_refused(monkeypatch):
+    numbers = STUDY.numbers | dict(dataset=dict(phantom=dict(threads=dict(features=1))))
+    monkeypatch.setattr(Study, "numbers", property(lambda self: numbers))
+    with pytest.raises(ValueError, match=r"unknown section \[dataset.phantom.threads\]"): snakemake_command(STUDY, ["datasets"])
+
+
 COUNT = dict(cells=[
     dict(cell_type="code", execution_count=None, id="a", metadata=dict(tags=["parameters"]), outputs=[], source='profile: str = "smoke"'),
     dict(cell_type="code", execution_count=None, id="b", metadata={}, outputs=[],

@@ -65,7 +65,7 @@ class FrozenViews:
         rows = maps.shape[2] + 1 - round(windows.shape[2] ** .5)
         if windows.shape[:2] != maps.shape[:2] or len(window_places(*maps.shape[2:4], rows)) != windows.shape[2]:
             raise ValueError(f"maps {list(maps.shape)} and windows {list(windows.shape)} do not belong together: compute them again")
-        self.maps, self.windows = (torch.as_tensor(a).to(device) for a in (maps, windows))
+        self.maps, self.windows, self.device = *(torch.as_tensor(a).to(device) for a in (maps, windows)), torch.device(device)
         self.side, self.width = rows, maps.shape[-1] # cells of a window, features of a cell
 
     def look(

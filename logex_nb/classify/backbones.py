@@ -211,8 +211,10 @@ def _pretrained_body(
     source: str | Path, # Hub id or folder in transformers' format
 ) -> ResNetModel | HubBody: # Its body, without the classifier on top
     "A trained ResNet or another body, or an error that says why there is none"
+    try: other = AutoConfig.from_pretrained(source).model_type != "resnet"
+    except (OSError, ValueError): other = False # said below
+    if other: return open_hub_body(source)
     try:
-        if AutoConfig.from_pretrained(source).model_type != "resnet": return open_hub_body(source)
         net, report = ResNetForImageClassification.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(

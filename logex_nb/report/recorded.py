@@ -106,7 +106,7 @@ def _numbers(
     if len(rows) > 1:
         raise ValueError(f"{len(rows)} rows of {experiment}/{file}.csv are {row!r}: choose a name that only one has")
     found = rows.iloc[0].dropna().to_dict()
-    if "mean" not in found: raise ValueError(f"{row!r} of {experiment}/{file}.csv was not run, it has a published number only")
+    if "mean" not in found: raise ValueError(f"{row!r} of {experiment}/{file}.csv was not run: it has only a published number")
     return found
 
 # %% ../../nbs/report/recorded.ipynb #v009

@@ -121,7 +121,7 @@ def threads(
     self: Study,
     stage: str, # Name of a stage
 ) -> int: # 1 if the profile's `[threads]` does not name it
-    "Threads that a stage computes with. Others round differently, so they belong to the profile and not to the machine"
+    "Threads that a stage computes with. The number changes rounding, so the profile sets it, not the machine"
     return self.numbers.get("threads", {}).get(stage, 1)
 
 # %% ../../nbs/run/study.ipynb #c016d

@@ -65,7 +65,7 @@ def record(self: Stage) -> str:
 # %% ../../nbs/run/workflow.ipynb #t102
 @patch(as_prop=True)
 def threads(self: Stage) -> int:
-    "For a rule's `threads`. With fewer cores, the stage computes with as many"
+    "For a rule's `threads`. On fewer cores the stage still computes with this many"
     return self.study.threads(self.name)
 
 # %% ../../nbs/run/workflow.ipynb #c007d
@@ -127,8 +127,9 @@ def _check_threads(
     values: dict[str, int], # Stage to threads
     place: str, # For the error
 ) -> None:
-    "Stages are those of any paper, as papers share profiles"
-    known = sorted({s for paper in papers() for s in Study(paper, "smoke", "phantom").about["stages"]})
+    "Stages and targets are those of any paper, as papers share profiles"
+    about = [Study(paper, "smoke", "phantom").about for paper in papers()]
+    known = sorted({name for a in about for name in (*a["stages"], *a["targets"])})
     for stage, n in values.items():
         if stage not in known: raise ValueError(f"unknown stage {stage!r} in {place}: choose from {known}")
         if not isinstance(n, int) or n < 1: raise ValueError(f"{stage} in {place} is {n!r}: give a number of threads, 1 or more")
@@ -150,9 +151,9 @@ def _check_profile(
                     cls = study.section(section_of[section](getattr(study, section)[entry]))
                     configure(cls, changed, f"[{where}{section}.{entry}] of profile {name!r}")
             elif section == "study": configure(type(study.choices), values, place)
-            elif section == "threads": _check_threads(values, place)
+            elif section == "threads" and not where: _check_threads(values, place)
             elif section in SOURCES: configure(SOURCES[section], values, place)
-            elif section in known: configure(study.section(section), found.get(section, {}) | values, place)
+            elif section in known - {"threads"}: configure(study.section(section), found.get(section, {}) | values, place)
             else: raise ValueError(f"unknown section [{where}{section}] in profile {name!r}: choose from {sorted(known | set(SOURCES) | set(section_of))}")
 
 # %% ../../nbs/run/workflow.ipynb #c017
