@@ -189,6 +189,7 @@ def bar(
     share, what = said.get("share", 0), said.get("what", "")
     if share == 1: share, what = 0, "" # a full bar is over
     if not share and stage in self.expected: share = min(.99, took / max(1, self.expected[stage]))
+    share = min(max(share, 0), 1) # clocks differ a little, and a loop may go on past its end
     gauge = (f"{Bar(share, size, charset)} " if size else "") + f"{share:4.0%}" if share else tqdm.format_interval(took)
     return f"{gauge} {stage} {what}".strip()
 
