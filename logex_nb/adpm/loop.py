@@ -99,7 +99,7 @@ def _finite(loss: float, epoch: int, config: Any) -> float:
     if math.isfinite(loss): return loss
     raise RuntimeError(f"training loss is {loss} in epoch {epoch + 1}: try a lower lr than {config.lr:g}")
 
-
+# %% ../../nbs/adpm/loop.ipynb #l009b
 def _step(optimizer: torch.optim.Optimizer, lr: float, clip: float) -> None:
     "One step with averaged gradients; rate and clipping are for the first group"
     if PartialState().num_processes > 1:
@@ -111,7 +111,7 @@ def _step(optimizer: torch.optim.Optimizer, lr: float, clip: float) -> None:
     first["lr"] = lr
     optimizer.step()
 
-
+# %% ../../nbs/adpm/loop.ipynb #l009c
 @torch.no_grad()
 def _averaged(average: dict[str, Tensor], net: nn.Module, decay: float) -> dict[str, Tensor]:
     "The running average of a network's state; counters are taken as they are"

@@ -69,9 +69,7 @@ class LabelDiffusion:
     select: str = "last" # Whose weights are kept: those of the 'last' epoch, or of the best checkpoint by 'accuracy' or 'f1' on validation images
     sampling: str = "released" # How it is sampled for the comparison, one of the study's samplers
     further: tuple[str, ...] = () # Other ways, for a look at the sampler
-
     def __post_init__(self): _check_choices(self)
-
 
 # %% ../../nbs/adpm/training.ipynb #t001
 def _check_choices(config: LabelDiffusion) -> None:
