@@ -16,10 +16,10 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, PretrainedConfig, ResNetConfig, ResNetForImageClassification, ResNetModel
+from transformers import AutoConfig, PretrainedConfig, ResNetConfig, ResNetModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from .hub import HubBody, open_hub_body
+from .hub import HubBody, open_body
 from ..core import atomic, write_json
 
 # %% ../../nbs/classify/backbones.ipynb #c008
@@ -206,24 +206,6 @@ def forward(
     "From images to logits"
     return self.logits(self.features(images))
 
-# %% ../../nbs/classify/backbones.ipynb #c014
-def _pretrained_body(
-    source: str | Path, # Hub id or folder in transformers' format
-) -> ResNetModel | HubBody: # Its body, without the classifier on top
-    "A trained ResNet or another body, or an error that says why there is none"
-    try: other = AutoConfig.from_pretrained(source).model_type != "resnet"
-    except (OSError, ValueError): other = False # said below
-    if other: return open_hub_body(source)
-    try:
-        net, report = ResNetForImageClassification.from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"no weights at {str(source)!r}: give a folder with config.json and "
-            "model.safetensors, or a hub id such as 'microsoft/resnet-50'; 'imagenet' is for 'lite0'") from error
-    if lacking := [key for key in report["missing_keys"] if key.startswith("resnet.")]:
-        raise ValueError(f"weights at {str(source)!r} lack {len(lacking)} tensors: {lacking[:2]}")
-    return net.resnet
-
 # %% ../../nbs/classify/backbones.ipynb #li12
 def _imagenet_body(
     source: str | Path, # 'imagenet': there are no others
@@ -252,7 +234,7 @@ def build_backbone(
     if name not in SIZES and "/" not in name and not Path(name).is_dir():
         raise ValueError(f"no backbone {name!r}: choose from {list(SIZES)}, a hub id or a folder")
     source = weights or (None if name in SIZES else name)
-    body = (_imagenet_body if name == "lite0" else _pretrained_body)(source) if source else None
+    body = (_imagenet_body if name == "lite0" else open_body)(source) if source else None
     config = _config(SIZES[name]) if name in SIZES else body.config
     net = ImageClassifier(config, n_classes, logit_scale, cosine)
     if body is None: return net.train()
