@@ -102,17 +102,16 @@ def child_seed(
     return int.from_bytes(digest[:8], "big") >> 1
 
 # %% ../nbs/core.ipynb #p002
-PRECISIONS = "auto", "bf16", "fp32" # bfloat16 where the hardware has it, bfloat16, float32
+PRECISIONS = "auto", "bf16", "fp32" # bfloat16 where it is faster, bfloat16, float32
 
 
 @cache
 def computes_bf16(
     device: torch.device | str = "cpu", # Where the networks are
-) -> bool: # Emulation does not count
-    "Whether the processor multiplies 16-bit numbers itself"
+) -> bool: # Neither emulation nor AVX512-BF16 counts
+    "Whether the processor has units for matrices of 16-bit numbers, so that they take less time"
     if torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
-    units = torch.cpu.get_capabilities()
-    return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 # %% ../nbs/core.ipynb #p002b
 def autocast(
