@@ -13,11 +13,12 @@ from torch import Tensor
 
 # %% ../../nbs/classify/batches.ipynb #c008
 def hold(
-    images: np.ndarray, # uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions, in memory or memory-mapped
+    images: np.ndarray, # uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions; or float16 `[n, v, d]`, what a frozen trunk says of them
     device: torch.device | str, # Where the network is
 ) -> np.ndarray | Tensor: # A tensor on the GPU, or `images` as they are
-    "Move uint8 images to a GPU if they fill less than half of its free memory"
-    if images.ndim not in (4, 5) or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
+    "Move images to a GPU if they fill less than half of its free memory"
+    known = images.dtype == np.uint8 and images.ndim in (4, 5) and images.shape[-1] == 3 or images.dtype == np.float16 and images.ndim == 3
+    if not known or not len(images):
         got = f"{images.dtype} {list(images.shape)}"
         raise ValueError(f"images are {got}: expected uint8 [n, h, w, 3]")
     if torch.device(device).type != "cuda": return images
@@ -30,13 +31,13 @@ def fetch(
     ids: Tensor, # Which images `[b]`
     device: torch.device | str, # Where the batch is needed
     generator: torch.Generator | None = None, # On the CPU, draws a version of each image; the first if not given
-) -> Tensor: # `[b, 3, h, w]` in [0, 1]
+) -> Tensor: # `[b, 3, h, w]` in [0, 1], or features `[b, d]`
     "One batch as floats, channels last in memory"
     at = [ids]
-    if held.ndim == 5: at.append(torch.randint(held.shape[1], ids.shape, generator=generator) if generator else 0 * ids)
+    if held.ndim != 4: at.append(torch.randint(held.shape[1], ids.shape, generator=generator) if generator else 0 * ids)
     if isinstance(held, Tensor): part = held[[i.to(held.device) for i in at]]
     else: part = torch.from_numpy(held[tuple(i.numpy() for i in at)]).to(device)
-    return part.permute(0, 3, 1, 2).float() / 255
+    return part.float() if held.ndim == 3 else part.permute(0, 3, 1, 2).float() / 255
 
 # %% ../../nbs/classify/batches.ipynb #c016
 def shuffled(
@@ -51,7 +52,7 @@ def shuffled(
 
 # %% ../../nbs/classify/batches.ipynb #c019
 def augment(
-    images: Tensor, # `[n, 3, h, w]`
+    images: Tensor, # `[n, 3, h, w]`; features `[n, d]` stay as they are
     generator: torch.Generator, # On the CPU: the draws are the same on every device
     hflip: float = .5, # Probability of a horizontal flip
     vflip: float = .5, # Probability of a vertical flip
@@ -59,6 +60,7 @@ def augment(
     jitter: float = 0., # Largest relative change of brightness, contrast and saturation
 ) -> Tensor: # `[n, 3, h, w]`
     "Flip and rotate every image anew, and perhaps change its colours"
+    if images.ndim == 2: return images
     left, up, turn = torch.rand(3, len(images), generator=generator).to(images)
     for flip, axis in ((left < hflip, -1), (up < vflip, -2)):
         images = torch.where(flip.view(-1, 1, 1, 1), images.flip(axis), images)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from .backbones import ImageClassifier, load_classifier, save_classifier
 from .batches import augment, fetch, hold, shuffled
 from .checkpoints import run_key
+from .frozen import seen_by
 from .outputs import predict
 from .training import Training, new_classifier, run_epochs
 from ..core import atomic, autocast, child_seed, settled, write_json
@@ -85,7 +86,7 @@ def head(self: EnergyDetector) -> nn.Linear:
 @patch
 def features(
     self: EnergyDetector,
-    images: Tensor, # `[n, 3, h, w]` in [0, 1]
+    images: Tensor, # `[n, 3, h, w]` in [0, 1], or what a frozen body says of them
 ) -> Tensor: # `[n, d]`
     "The features of `net`"
     return self.net.features(images)
@@ -223,7 +224,7 @@ def _new_detector(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(child_seed(seed, "energy"))
         detector = EnergyDetector(net, tail, config.hidden).to(device)
-    return detector, torch.optim.AdamW(detector.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    return detector, torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], recipe.lr, weight_decay=recipe.weight_decay)
 
 # %% ../../nbs/classify/energy.ipynb #c039
 def train_detector(
@@ -239,6 +240,7 @@ def train_detector(
     folder: Path | str, # Gets the files that `load_detector` reads, and history.csv
     device: torch.device | str = "cpu", # Where to train
     progress: bool = True, # Show a progress bar
+    remembered: Path | str | None = None, # Folder for what a frozen body says of images; in `folder` if not given
 ) -> EnergyDetector: # After its best epoch, in eval mode
     "Train a detector, going on where the same run was interrupted"
     labels, val_labels, folder = np.asarray(labels, np.int64), np.asarray(val_labels, np.int64), Path(folder)
@@ -248,13 +250,14 @@ def train_detector(
     detector, optimizer = _new_detector(config, recipe, len(head), tail, seed, device)
     settings = dict(config=asdict(config), recipe=asdict(recipe))
     key = run_key(settings, seed, images, labels, outside, val_images, val_labels, np.asarray(tail))
+    images, outside, val_images = (seen_by(detector.net, x, remembered or folder / "remembered", device, progress) for x in (images, outside, val_images))
     held, others = hold(images, device), hold(outside, device)
     targets = torch.tensor(np.searchsorted(head, labels), device=device)
     one_pass = lambda _, generator: _detector_epoch(
         detector, optimizer, held, targets, others, config.beta, recipe, generator)
 
     def look():
-        report = tail_summary(predict(detector, val_images)[0], val_labels, tail, tail_named=False)
+        report = tail_summary(predict(detector, val_images, views=recipe.views)[0], val_labels, tail, tail_named=False)
         return dict(value=report["bacc_head"] - report["fpr95_id"],
                     **{k: report[k] for k in ("bacc_head", "fpr95_id", "auroc")})
 

@@ -14,25 +14,33 @@ import torch
 
 from .backbones import ImageClassifier
 from .batches import fetch, hold
+from .frozen import orientation
 from ..core import atomic
 
 # %% ../../nbs/classify/outputs.ipynb #c007
 @torch.inference_mode()
 def predict(
     net: ImageClassifier, # On any device, in any mode
-    images: np.ndarray, # uint8 `[n, h, w, 3]`
+    images: np.ndarray, # uint8 `[n, h, w, 3]`, or what a frozen trunk says of them, float16 `[n, v, d]`
     batch: int = 256, # Images at a time
+    views: int = 1, # Orientations whose outputs are averaged, up to 8
 ) -> tuple[np.ndarray, np.ndarray]: # Logits `[n, c]` and features `[n, d]`, float32
     "Logits and features of plain images, in eval mode and full precision"
     device, training = net.head.weight.device, net.training
-    held, logits, features = hold(images, device), [], []
+    if not 1 <= views <= 8: raise ValueError(f"{views} views: choose from 1 to 8")
     net.eval()
-    for ids in torch.arange(len(images)).split(batch):
-        features.append(net.features(fetch(held, ids, device)))
-        logits.append(net.logits(features[-1]).cpu())
-        features[-1] = features[-1].cpu()
+
+    def seen(k): # In one orientation
+        turned = images[:, k:k + 1] if images.ndim == 3 else orientation(images, k) if k else images
+        held, found = hold(turned, device), []
+        for ids in torch.arange(len(images)).split(batch):
+            features = net.features(fetch(held, ids, device))
+            found.append((net.logits(features).cpu(), features.cpu()))
+        return [torch.cat(part).numpy() for part in zip(*found)]
+
+    logits, features = (np.mean(part, 0) for part in zip(*map(seen, range(views))))
     net.train(training)
-    return torch.cat(logits).numpy(), torch.cat(features).numpy()
+    return logits, features
 
 # %% ../../nbs/classify/outputs.ipynb #c011
 def save_outputs(

@@ -53,7 +53,8 @@ def forget_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net.head.reset_parameters()
-    net.body.requires_grad_(False)
+    net.requires_grad_(False)
+    net.head.requires_grad_(True)
     return list(net.head.parameters())
 
 # %% ../../nbs/classify/rebalancing.ipynb #c019

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from .backbones import ImageClassifier, build_backbone, load_classifier, save_classifier
 from .batches import augment, fetch, hold, shuffled
 from .checkpoints import load_checkpoint, run_key, save_checkpoint
+from .frozen import seen_by
 from .losses import Loss, make_loss, make_weights
 from .outputs import predict
 from .rebalancing import adjust_head, balanced_batches, forget_head, mixup, normalise_head
@@ -32,6 +33,11 @@ class Training:
     "How a classifier is trained; the defaults are the paper's"
     backbone: str = "50" # 'tiny', 'small', '18', '50', 'lite0', or a hub id or folder of a transformers ResNet
     weights: str = "" # Hub id or folder of pretrained weights, 'imagenet' for 'lite0'; random if empty
+    frozen: bool = False # The body keeps those weights; it sees each image once, in eight orientations
+    levels: str = "last" # Maps whose means are features: of the 'last' stage of the body, or of 'all'
+    hidden: int = 0 # Width of a hidden layer between body and last layer; 0: none
+    size: int = 0 # Edge that images are scaled to; 0 leaves them as they are
+    views: int = 1 # Orientations whose outputs are averaged when the classifier is asked, up to 8
     epochs: int = 60 # Passes over the training images
     batch: int = 128 # Images per step
     lr: float = 1e-4 # Learning rate at the start
@@ -71,6 +77,7 @@ def _check_settings(config: Training) -> None:
     for key, choices in known.items():
         if getattr(config, key) not in choices:
             raise ValueError(f"no {key} {getattr(config, key)!r}: choose from {choices}")
+    if not 1 <= config.views <= 8: raise ValueError(f"{config.views} views: choose from 1 to 8")
     for key in ("epochs", "batch"):
         if getattr(config, key) < 1:
             raise ValueError(f"{key} is {getattr(config, key)}: at least 1 is needed")
@@ -134,13 +141,14 @@ def train_epoch(
 # %% ../../nbs/classify/training.ipynb #c024
 def validate(
     net: ImageClassifier, # After an epoch
-    images: np.ndarray, # Validation images, uint8 `[n, h, w, 3]`
+    images: np.ndarray, # Validation images, uint8 `[n, h, w, 3]`, or what a frozen body says of them
     labels: np.ndarray, # Class ids `[n]`
     tail: Sequence[int], # Ids of the tail classes
     select: str = "paper", # 'paper' or 'balanced'
+    views: int = 1, # Orientations whose outputs are averaged
 ) -> dict[str, float]: # `value`, the larger the better, and what is worth plotting, in percent
     "The value of an epoch on validation images"
-    logits, _ = predict(net, images)
+    logits, _ = predict(net, images, views=views)
     report = tail_summary(logits, labels, list(tail))
     share = len(tail) / logits.shape[1]
     values = dict(paper=report["bacc_head"] - report["fpr95_id"],
@@ -186,9 +194,9 @@ def new_classifier(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(child_seed(seed, "weights"))
             net = build_backbone(config.backbone, n_classes, config.weights, config.logit_scale,
-                                 config.head == "cosine")
+                                 config.head == "cosine", config.hidden, config.size, config.frozen, config.levels)
         net.to(device, memory_format=torch.channels_last)
-        trained = net.parameters()
+        trained = [p for p in net.parameters() if p.requires_grad]
     return net, torch.optim.AdamW(trained, config.lr, weight_decay=config.weight_decay)
 
 # %% ../../nbs/classify/training.ipynb #c034
@@ -207,7 +215,7 @@ def _edit_head(
     begin, value = {k: v.clone() for k, v in net.head.state_dict().items()}, {}
     for tau in config.taus:
         net.head.load_state_dict(begin), edits[config.posthoc](tau)
-        value[tau] = validate(net, images, labels, tail, config.select)["value"]
+        value[tau] = validate(net, images, labels, tail, config.select, config.views)["value"]
     best = max(value, key=value.get)
     net.head.load_state_dict(begin), edits[config.posthoc](best)
     return best
@@ -260,24 +268,28 @@ def train(
     folder: Path | str, # Gets weights.safetensors, classifier.json, history.csv
     device: torch.device | str = "cpu", # Where to train
     progress: bool = True, # Show a progress bar
+    remembered: Path | str | None = None, # Folder for what a frozen body says of images; in `folder` if not given
 ) -> ImageClassifier: # After its best epoch, in eval mode
     "Train a classifier, going on where the same run was interrupted"
     labels, val_labels = np.asarray(labels, np.int64), np.asarray(val_labels, np.int64)
     _check_data(images, labels, val_images, val_labels, classes, tail)
     config = settled(config, device)
     data, folder, counts = (images, labels, val_images, val_labels), Path(folder), np.bincount(labels)
+    remembered = Path(remembered or folder / "remembered")
     key, first = run_key(asdict(config), seed, *data, np.asarray(tail)), None
     if config.crt_epochs:
         begin, first = replace(config, crt_epochs=0, posthoc="none"), folder / f"first-{key[:12]}"
         if not (first / "weights.safetensors").exists():
-            train(*data, classes, tail, begin, seed, first, device, progress)
+            train(*data, classes, tail, begin, seed, first, device, progress, remembered)
         config = replace(config, epochs=config.crt_epochs, sampling="balanced")
     net, optimizer = new_classifier(config, len(classes), seed, device, first)
+    images, val_images = (seen_by(net, x, remembered, device, progress) for x in (images, val_images))
     held, targets = hold(images, device), torch.tensor(labels, device=device)
     one_pass = lambda epoch, generator: train_epoch(
         net, optimizer, _epoch_loss(epoch, counts, config, tail), held, targets, config, generator)
-    look = lambda: validate(net, val_images, val_labels, tail, config.select)
-    run_epochs(net, optimizer, one_pass, look, config, seed, folder, key, progress)
+    look = lambda: validate(net, val_images, val_labels, tail, config.select, config.views)
+    learned = nn.ModuleList([net.neck, net.head]) if config.frozen else net
+    run_epochs(learned, optimizer, one_pass, look, config, seed, folder, key, progress)
     tau = _edit_head(net, counts, val_images, val_labels, tail, config)
     if config.posthoc != "none": write_json(folder / "posthoc.json", dict(kind=config.posthoc, tau=tau))
     save_classifier(net, folder, classes)
