@@ -17,9 +17,12 @@ from ..data.tiles import Tiles
 from .manifest import read_synthetic
 
 # %% ../../nbs/generate/training_images.ipynb #c005
-def _pool(tiles: Tiles, amount: int | str) -> tuple[np.ndarray, np.ndarray]:
-    "Further real images of the tail classes, so many of each"
+def _pool(tiles: Tiles, amount: int | str, redrawn: Tiles | None = None) -> tuple[np.ndarray, np.ndarray]:
+    "Further real images of the tail classes, so many of each, as they are or redrawn"
     pool = tiles.subset(split="pool") if (tiles.table.split == "pool").any() else []
+    if redrawn is not None:
+        if pool.table.sha256.tolist() != redrawn.table.sha256.tolist(): raise ValueError("the redrawn images are not those of the pool: run the stage redrawn again")
+        pool = redrawn
     if not len(pool): raise ValueError("the arm needs a pool, and the split has none: set pool in [protocol], or rows in [study] without this arm")
     order = pool.table.groupby("class_id").cumcount().to_numpy()
     keep = np.arange(len(pool)) if amount == "all" else np.flatnonzero(order < amount)
@@ -39,6 +42,7 @@ def training_set(
     add: Sequence[dict] = (), # What an arm adds
     drawn: dict[str, Path] | None = None, # Folder of each generator that `add` names
     decoded: Tiles | None = None, # Training and pool images as the autoencoder returns them
+    redrawn: dict[int, Tiles] | None = None, # Pool images as the generator redraws them, by percent of the trajectory
 ) -> tuple[np.ndarray, np.ndarray]: # Images uint8 `[n, h, w, 3]`, with `decoded` `[n, 2, h, w, 3]`; labels `[n]`
     "Real training images and what an arm adds to them"
     if decoded is not None:
@@ -51,9 +55,12 @@ def training_set(
     for entry in map(dict, add):
         if set(entry) == {"repeat"}: more = (np.repeat(tail.images, entry["repeat"], 0), np.repeat(tail.labels, entry["repeat"]))
         elif set(entry) == {"pool"}: more = _pool(tiles, entry["pool"])
+        elif set(entry) == {"pool", "redrawn"}:
+            images, labels = _pool(tiles, entry["pool"], (redrawn or {})[entry["redrawn"]])
+            more = (images if decoded is None else np.stack([images, images], 1), labels)
         elif "images" in entry and set(entry) <= {"images", "kind", "from", "to"}:
             images, labels = _drawn(tiles, (drawn or {})[entry["images"]], entry.get("kind", "guided"), entry.get("from", 0), entry.get("to"))
             more = (images if decoded is None else np.stack([images, images], 1), labels)
-        else: raise ValueError(f"an arm cannot add {entry}: choose {{ repeat = N }}, {{ pool = N }} or {{ images = GENERATOR, kind, from, to }}")
+        else: raise ValueError(f"an arm cannot add {entry}: choose {{ repeat = N }}, {{ pool = N }}, {{ pool = N, redrawn = PERCENT }} or {{ images = GENERATOR, kind, from, to }}")
         found.append(more)
     return tuple(np.concatenate(x) for x in zip(*found))

@@ -38,6 +38,7 @@ class Arm:
     add: tuple[dict, ...] = () # What is added to the real training images
     settings: dict = field(default_factory=dict) # Differences from that section
     tail_named: bool = True # Tells tail classes apart; otherwise the table has no tail accuracy
+    decoded: bool = False # Sees each real image half of the time as the generator's autoencoder returns it
     bound: bool = False # Uses images that no method may use; printed as an upper bound
     row: bool = True # Appears in the main table
 
@@ -45,6 +46,11 @@ class Arm:
     def generators(self) -> list[str]:
         "Whose images it needs"
         return [a["images"] for a in self.add if "images" in a]
+
+    @property
+    def redrawn(self) -> list[int]:
+        "How much of their trajectory is redrawn of the pool images that it needs [%]"
+        return [a["redrawn"] for a in self.add if "redrawn" in a]
 
     def adds(
         self,
@@ -219,6 +225,15 @@ def training(
 ) -> Any: # The dataclass of its `section`
     "How an arm is trained"
     return self.settings(self.arms[arm].section, **self.differences("arms", arm))
+
+# %% ../../nbs/run/study.ipynb #d001
+@patch
+def decoded(
+    self: Study,
+    arm: str, # One of `arms`
+) -> bool: # Whether it sees real images in a second form
+    "Where the arm asks for decoded images, or the study for all arms"
+    return self.arms[arm].decoded or self.choices.decoded
 
 # %% ../../nbs/run/study.ipynb #c021b
 @patch

@@ -117,10 +117,11 @@ def needs_of(
     arm: str, # Name of the arm
     seed: str | int, # The classifier's seed
 ) -> list[str]: # Records
-    "What an arm learns from: real images, decoded ones where the study shows both, and what its generators drew"
-    real = ["data", *(["autoencoder"] if study.choices.decoded else [])]
+    "What an arm learns from: real images, decoded ones where it sees both, what its generators drew, and what was redrawn"
+    real = ["data", *(["autoencoder"] if study.decoded(arm) else [])]
     drawn = [(study.generators[g].stage, g, study.generation(int(seed))) for g in study.arms[arm].generators]
-    return [Stage(study, name, tuple(parts)).record for name, *parts in [*((r,) for r in real), *drawn]]
+    redrawn = [("redrawn", str(percent)) for percent in study.arms[arm].redrawn]
+    return [Stage(study, name, tuple(parts)).record for name, *parts in [*((r,) for r in real), *drawn, *redrawn]]
 
 # %% ../../nbs/run/workflow.ipynb #c014
 def _check_threads(

@@ -9,7 +9,7 @@ rule classifier:
     input: lambda w: needs_of(study, w.arm, w.seed)
     output: classifier.outputs
     wildcard_constraints: arm="|".join(k for k, arm in study.arms.items() if arm.trainer == "classifier"), seed=r"\d+"
-    params: made_of=lambda w: classifier.made_of(w, training=study.training(w.arm), arm=study.arms[w.arm], decoded=study.choices.decoded)
+    params: made_of=lambda w: classifier.made_of(w, training=study.training(w.arm), arm=study.arms[w.arm], decoded=study.decoded(w.arm))
     threads: classifier.threads
     resources: gpu=1
     shell: classifier.command

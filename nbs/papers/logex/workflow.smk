@@ -99,6 +99,21 @@ rule images:
     shell: images.command
 
 
+# Real images of the pool, of which the generator has redrawn a part
+
+redrawn = stage("redrawn", "{percent}", percent="{percent}")
+
+
+rule redrawn:
+    input: records("data"), records("base"), lambda w: [records("lora", "tail", FIRST)] if int(w.percent) else []
+    output: redrawn.outputs
+    wildcard_constraints: percent=r"\d+"
+    params: made_of=lambda w: redrawn.made_of(w, prompt=study.choices.prompt, guidance=study.settings("guidance"))
+    threads: redrawn.threads
+    resources: gpu=1
+    shell: redrawn.command
+
+
 rule outliers:
     input: records("data"), records("base"), [records("autoencoder")] if study.choices.decoded else [],
            lambda w: [records("lora", "tail", w.generation)] if study.settings("dream_ood").lora else []
@@ -117,7 +132,7 @@ energy = stage("energy", "{arm}", "seed{seed}", arm="{arm}", seed="{seed}")
 
 
 def learned(w):
-    return dict(training=study.training(w.arm), arm=study.arms[w.arm], decoded=study.choices.decoded)
+    return dict(training=study.training(w.arm), arm=study.arms[w.arm], decoded=study.decoded(w.arm))
 
 
 rule energy:
@@ -177,6 +192,16 @@ rule table1:
     output: table1.outputs
     params: made_of=table1.made_of(None, arm="ce", seeds=SEEDS)
     shell: table1.command
+
+
+ladder = stage("ladder", seeds=ASKED["seeds"])
+RUNGS = ["ce", *(arm for arm, about in study.arms.items() if about.redrawn), "ceiling"]
+
+rule ladder:
+    input: records("data"), trained(RUNGS)
+    output: ladder.outputs
+    params: made_of=ladder.made_of(None, rungs=RUNGS, seeds=SEEDS)
+    shell: ladder.command
 
 
 figure2 = stage("figure2", generation=FIRST)
