@@ -139,8 +139,8 @@ def difference(
     "A recorded difference between two rows"
     folder = Path(results or repo_root() / "results") / profile / dataset / experiment
     found = _numbers(folder, file, row, metric)
-    known = {name: found[name] for name in ("mean", "std", "low", "high") if name in found}
-    return Difference(**known, n=int(found.get("n", 1)))
+    wanted = ("mean", "std", "low", "high") if found.get("n", 1) > 2 else ("mean", "std") # as `mean_interval`
+    return Difference(**{name: found[name] for name in wanted if name in found}, n=int(found.get("n", 1)))
 
 # %% ../../nbs/report/recorded.ipynb #v018b
 def bold(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'METRICS', 'DECIMALS', 'read_runs', 'append_runs', 'summarise', 'as_printed', 'show', 'as_text',
-           'write_results', 'mean_interval', 'paired', 'interval_table']
+           'write_results', 'mean_interval', 'paired', 'holm', 'interval_table']
 
 # %% ../../nbs/report/tables.ipynb #c002
 import fcntl
@@ -194,10 +194,10 @@ def write_results(
 def mean_interval(
     values: np.ndarray, # Independent of each other `[n]`
     level: float = 0.95, # Confidence level
-) -> dict[str, float]: # mean, low, high, std, n; a single value has no interval
+) -> dict[str, float]: # mean, low, high, std, n; fewer than three values have no interval
     "Mean with the interval of Student's t"
     mean, std, n = float(np.mean(values)), float(pd.Series(values).std()), len(values)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * std / n**.5 if n > 1 else np.nan
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * std / n**.5 if n > 2 else np.nan
     return dict(mean=mean, low=mean - half, high=mean + half, std=std, n=n)
 
 # %% ../../nbs/report/tables.ipynb #u004
@@ -217,12 +217,23 @@ def paired(
     if d.empty: raise ValueError(f"{a!r} and {b!r} share no fold and seed with {metric}: run both on one")
     return mean_interval(d, level)
 
+# %% ../../nbs/report/tables.ipynb #ho1
+def holm(
+    differences: pd.DataFrame, # One family: mean, std, n
+) -> pd.Series: # Corrected p-values, in the same order; none where n is below three
+    "Two-sided t tests of differences against zero, corrected for their number (Holm 1979)"
+    d = differences[differences.n > 2]
+    t = np.divide(d["mean"].abs(), d["std"] / d.n**.5, out=np.full(len(d), np.inf), where=d["std"].to_numpy() > 0)
+    p = pd.Series(2 * stats.t.sf(t, d.n - 1), d.index).sort_values()
+    return (p * np.arange(len(p), 0, -1)).cummax().clip(upper=1).reindex(differences.index)
+
 # %% ../../nbs/report/tables.ipynb #c041
 def interval_table(
     differences: pd.DataFrame, # difference, metric, mean, low, high
 ) -> pd.DataFrame: # Row per difference; columns of text, per metric
-    "Differences to read: mean (low to high)"
-    text = [f"{d['mean']:+.1f}" + ("" if pd.isna(d.low) else f" ({d.low:+.1f} to {d.high:+.1f})")
+    "Differences to read: mean (low to high), with a star where `p_holm` is there and below .05"
+    star = lambda d: " *" if d.get("p_holm", 1.) < .05 else ""
+    text = [f"{d['mean']:+.1f}" + ("" if pd.isna(d.low) else f" ({d.low:+.1f} to {d.high:+.1f})") + star(d)
             for _, d in differences.iterrows()]
     wide = differences.assign(text=text).pivot(index="difference", columns="metric", values="text")
     wide = wide.loc[differences.difference.unique(), differences.metric.unique()]
