@@ -92,7 +92,7 @@ class _Entries(dict):
 # %% ../../nbs/run/study.ipynb #c015
 SECTIONS = dict(
     protocol="data.protocols:Protocol", training="classify.training:Training", architecture="generate.pipeline:Architecture",
-    pretrain="generate.pretraining:Pretrain", lora="generate.lora:Lora")
+    pretrain="generate.pretraining:Pretrain", decoder="generate.decoding:DecoderTuning", lora="generate.lora:Lora")
 
 
 @dataclass(frozen=True)
@@ -363,4 +363,4 @@ def base_source(
 ) -> str: # What `load_pipeline` takes
     "The pipeline that a finished `base` stage points at"
     source = read_record(folder)["metrics"]["source"]
-    return str(Path(folder) / source) if source == "pipeline" else source
+    return str(Path(folder) / source) if source in ("pipeline", "tuned") else source
