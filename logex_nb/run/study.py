@@ -38,7 +38,7 @@ class Arm:
     add: tuple[dict, ...] = () # What is added to the real training images
     settings: dict = field(default_factory=dict) # Differences from that section
     tail_named: bool = True # Tells tail classes apart; otherwise the table has no tail accuracy
-    decoded: bool = False # Sees each real image half of the time as the generator's autoencoder returns it
+    decoded: bool | None = None # Sees each real image half of the time as the generator's autoencoder returns it; None: as the study says
     bound: bool = False # Uses images that no method may use; printed as an upper bound
     row: bool = True # Appears in the main table
 
@@ -232,8 +232,8 @@ def decoded(
     self: Study,
     arm: str, # One of `arms`
 ) -> bool: # Whether it sees real images in a second form
-    "Where the arm asks for decoded images, or the study for all arms"
-    return self.arms[arm].decoded or self.choices.decoded
+    "As the arm says, or else the study"
+    return self.choices.decoded if self.arms[arm].decoded is None else self.arms[arm].decoded
 
 # %% ../../nbs/run/study.ipynb #c021b
 @patch

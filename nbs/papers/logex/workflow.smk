@@ -195,7 +195,7 @@ rule table1:
 
 
 ladder = stage("ladder", seeds=ASKED["seeds"])
-RUNGS = ["ce", *(arm for arm, about in study.arms.items() if about.redrawn), "ceiling"]
+RUNGS = ["frozen", *(arm for arm, about in study.arms.items() if about.redrawn), "frozen_ceiling"]
 
 rule ladder:
     input: records("data"), trained(RUNGS)
