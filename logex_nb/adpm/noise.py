@@ -13,11 +13,11 @@ from fastcore.basics import patch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['READINGS', 'PREDICTIONS', 'FORMS', 'SPACINGS', 'LabelScheduler', 'noise_levels']
+__all__ = ['READINGS', 'LabelScheduler', 'noise_levels']
 
 # %% ../../nbs/adpm/noise.ipynb #n58d969b
 READINGS = "noise", "unit", "schedule" # Where the noise level of a class enters
-PREDICTIONS = "epsilon", "sample" # What the network predicts
+_PREDICTIONS = "epsilon", "sample" # What the network predicts
 
 
 class LabelScheduler:
@@ -32,8 +32,8 @@ class LabelScheduler:
         prediction_type: str = "epsilon", # The network predicts the noise, or with "sample" the labels
     ):
         if reading not in READINGS: raise ValueError(f"no reading {reading!r}: choose from {list(READINGS)}")
-        if prediction_type not in PREDICTIONS:
-            raise ValueError(f"no prediction_type {prediction_type!r}: choose from {list(PREDICTIONS)}")
+        if prediction_type not in _PREDICTIONS:
+            raise ValueError(f"no prediction_type {prediction_type!r}: choose from {list(_PREDICTIONS)}")
         self.num_train_timesteps, self.reading = num_train_timesteps, reading
         self.power, self.prediction_type = power, prediction_type
         self.betas = torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float64)
@@ -43,11 +43,11 @@ class LabelScheduler:
         self._levels, self._tables = torch.empty(0), torch.empty(0)
 
 # %% ../../nbs/adpm/noise.ipynb #nb2d655a
-FORMS = "L1", "L2", "L3", "L4" # Readings of eq. 14
+_FORMS = "L1", "L2", "L3", "L4" # Readings of eq. 14
 
 
 def _check_levels(n: np.ndarray, form: str, alpha: float, kappa: float, min_count: int) -> None:
-    if form not in FORMS: raise ValueError(f"no form {form!r}: choose from {list(FORMS)}")
+    if form not in _FORMS: raise ValueError(f"no form {form!r}: choose from {list(_FORMS)}")
     if not 0 <= alpha <= 1: raise ValueError(f"alpha is {alpha}: choose from [0, 1]")
     if not 1 <= kappa < np.inf: raise ValueError(f"kappa is {kappa}: choose 1 or more, the paper tries 1 to 10")
     if empty := np.flatnonzero(~((n >= 1) | (n < min_count))).tolist():
@@ -58,7 +58,7 @@ def _check_levels(n: np.ndarray, form: str, alpha: float, kappa: float, min_coun
 
 def noise_levels(
     class_counts: Sequence[int], # Training images of each class `[c]`
-    form: str = "L1", # One of `FORMS`
+    form: str = "L1", # One of `_FORMS`
     alpha: float = 1 / 6, # Exponent of the error law, in [0, 1]; 0 for isotropic noise
     kappa: float = 5., # Second number of the form, 1 or more
     min_count: int = 0, # Classes with fewer images get 1, and the rest is computed without them
@@ -182,7 +182,7 @@ def predict_labels(
     return (sample - (1 - signal) * prior - _column(spread, sample) * model_output) / signal
 
 # %% ../../nbs/adpm/noise.ipynb #n04f1c9e
-SPACINGS = "truncated", "strided" # Which timesteps a short chain takes
+_SPACINGS = "truncated", "strided" # Which timesteps a short chain takes
 
 
 @patch
@@ -194,7 +194,7 @@ def set_timesteps(
     "Choose the timesteps of sampling, in descending order"
     n, T = num_inference_steps, self.num_train_timesteps
     if not 1 <= n <= T: raise ValueError(f"num_inference_steps is {n}: choose from 1 to {T}")
-    if spacing not in SPACINGS: raise ValueError(f"no spacing {spacing!r}: choose from {list(SPACINGS)}")
+    if spacing not in _SPACINGS: raise ValueError(f"no spacing {spacing!r}: choose from {list(_SPACINGS)}")
     last = n - torch.arange(n) if spacing == "truncated" else (T - torch.arange(n) * T / n).round().long()
     self.timesteps = last - 1
 
