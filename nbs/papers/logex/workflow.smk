@@ -156,6 +156,18 @@ rule table2:
     shell: table2.command
 
 
+# The same rows where the classifier's body is frozen; ROWS chooses among them
+FROZEN = [k for k, arm in study.arms.items() if arm.section == "frozen_training" and not arm.redrawn and (POOL or not arm.bound)]
+FROZEN = [k for k in FROZEN if not study.rows or study.rows == "all" or k in ROWS]
+frozen = stage("table2", "frozen", seeds=ASKED["seeds"], rows=",".join(FROZEN), part="frozen")
+
+rule table2_frozen:
+    input: trained(FROZEN)
+    output: frozen.outputs
+    params: made_of=frozen.made_of(None, rows=FROZEN, seeds=SEEDS)
+    shell: frozen.command
+
+
 cost = stage("cost", **ASKED)
 
 rule cost:
