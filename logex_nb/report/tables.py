@@ -229,11 +229,11 @@ def holm(
 
 # %% ../../nbs/report/tables.ipynb #c041
 def interval_table(
-    differences: pd.DataFrame, # difference, metric, mean, low, high
+    differences: pd.DataFrame, # difference, metric, mean, low, high; perhaps n and p_holm
 ) -> pd.DataFrame: # Row per difference; columns of text, per metric
-    "Differences to read: mean (low to high), with a star where `p_holm` is there and below .05"
+    "Differences to read: mean (low to high), no interval for fewer than three, and a star where `p_holm` is below .05"
     star = lambda d: " *" if d.get("p_holm", 1.) < .05 else ""
-    text = [f"{d['mean']:+.1f}" + ("" if pd.isna(d.low) else f" ({d.low:+.1f} to {d.high:+.1f})") + star(d)
+    text = [f"{d['mean']:+.1f}" + ("" if pd.isna(d.low) or d.get("n", 3) < 3 else f" ({d.low:+.1f} to {d.high:+.1f})") + star(d)
             for _, d in differences.iterrows()]
     wide = differences.assign(text=text).pivot(index="difference", columns="metric", values="text")
     wide = wide.loc[differences.difference.unique(), differences.metric.unique()]
