@@ -147,10 +147,10 @@ def detector(folder, seed=0, **changes):
 @pytest.mark.parametrize("stop", [1, 2])
 def test_a_detector_resumes_bitwise(tmp_path, monkeypatch, stop):
     whole, calls = detector(tmp_path / "whole")[0], []
-    def power_cut(*args):
+    def power_cut(*args, **how):
         calls.append(1)
         if len(calls) > stop: raise OSError("power cut")
-        return predict(*args)
+        return predict(*args, **how)
     with monkeypatch.context() as m:
         m.setattr(energy, "predict", power_cut)
         with pytest.raises(OSError): detector(tmp_path / "cut")
