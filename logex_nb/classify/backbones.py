@@ -165,7 +165,7 @@ def scaled(
     "Bilinear, with antialiasing where the image shrinks"
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
-
+# %% ../../nbs/classify/backbones.ipynb #bb02
 class ImageClassifier(nn.Module):
     "A body and one last layer, with the normalisation of the body's ImageNet weights inside"
 

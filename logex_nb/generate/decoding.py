@@ -58,7 +58,7 @@ class DecoderTuning:
     precision: str = "auto" # Of the networks: `fp32`, `bf16`, or `auto`, what the hardware is made for
     checkpoint_every: int = 250 # Updates between checkpoints
 
-
+# %% ../../nbs/generate/decoding.ipynb #d014b
 def tune_decoder(
     pipe: StableDiffusionPipeline, # Its decoder is trained in place
     images: np.ndarray, # uint8 `[n, h, h, 3]`

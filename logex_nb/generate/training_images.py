@@ -36,7 +36,7 @@ def _drawn(tiles: Tiles, folder: Path, kind: str = "guided", first: int = 0, las
         raise ValueError(f"{folder} has images of tail classes, but none of {none}: make them, or take another generator")
     return images, labels
 
-
+# %% ../../nbs/generate/training_images.ipynb #t005b
 def training_set(
     tiles: Tiles, # All images of the study
     add: Sequence[dict] = (), # What an arm adds
