@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'repo_root', 'profiles', 'read_profile', 'configure', 'load_config', 'child_seed', 'computes_bf16',
-           'autocast', 'settled', 'atomic', 'write_json', 'sha256', 'environment', 'peak_memory', 'Run', 'read_record']
+           'autocast', 'settled', 'atomic', 'write_json', 'sha256', 'fingerprint', 'environment', 'peak_memory', 'Run',
+           'read_record']
 
 # %% ../nbs/core.ipynb #c002
 import dataclasses
@@ -165,6 +166,18 @@ def sha256(
     "SHA-256 of a file or of bytes"
     if isinstance(content, bytes): return hashlib.sha256(content).hexdigest()
     with open(content, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+
+# %% ../nbs/core.ipynb #fp02
+def fingerprint(
+    *nets: torch.nn.Module, # Networks
+) -> str: # Hexadecimal digest
+    "SHA-256 over names and values of all weights and buffers, as they are in memory"
+    digest = hashlib.sha256()
+    for net in nets:
+        for name, value in sorted(net.state_dict().items()):
+            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            digest.update(name.encode() + str(tuple(value.shape)).encode() + raw.tobytes())
+    return digest.hexdigest()
 
 # %% ../nbs/core.ipynb #c025
 def environment() -> dict[str, Any]: # Versions, device, commit

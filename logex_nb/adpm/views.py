@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..classify.backbones import build_backbone
+from ..classify.backbones import build_backbone, scaled
 from ..classify.batches import augment, fetch, hold
 from ..core import child_seed
 
@@ -120,7 +120,7 @@ class TrunkViews(nn.Module):
     ) -> Look: # Of these images
         "Computed now"
         x = fetch(self.images, ids, self.device)
-        x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True).clamp(0, 1)
+        x = scaled(x, self.size).clamp(0, 1)
         if generator: x = augment(x, generator, vflip=0., rotation=self.rotation)
         maps = self.trunk.maps(x).permute(0, 2, 3, 1)
         return Look(maps, lambda places: self.crops(x, places, *maps.shape[1:3]), self.side)

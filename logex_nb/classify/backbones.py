@@ -6,7 +6,6 @@
 __all__ = ['SIZES', 'scaled', 'ImageClassifier', 'build_backbone', 'save_classifier', 'load_classifier']
 
 # %% ../../nbs/classify/backbones.ipynb #c002
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from transformers import AutoConfig, PretrainedConfig, ResNetConfig, ResNetModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from .hub import HubBody, open_body
-from ..core import atomic, write_json
+from ..core import atomic, fingerprint, write_json
 
 # %% ../../nbs/classify/backbones.ipynb #c008
 SIZES = {
@@ -181,7 +180,7 @@ class ImageClassifier(nn.Module):
         levels: str = "last", # Maps whose means are features: of the 'last' stage, or of 'all'
     ):
         super().__init__()
-        self.config, self.logit_scale, self.size, self.frozen, self.levels = config, logit_scale, size, frozen, levels
+        self.config, self.logit_scale, self.hidden, self.size, self.frozen, self.levels = config, logit_scale, hidden, size, frozen, levels
         kind = {_LiteConfig: _LiteModel, ResNetConfig: ResNetModel}.get(type(config), HubBody)
         self.body = kind(config)
         if not getattr(config, "stem_pool", True): self.body.embedder.pooler = nn.Identity()
@@ -300,17 +299,6 @@ _ARCHITECTURE = ("layer_type", "depths", "hidden_sizes", "embedding_size", "stem
                 "downsample_in_first_stage", "downsample_in_bottleneck", "expansions", "kernel_sizes", "strides")
 
 
-def _hidden(net: ImageClassifier) -> int:
-    "Width of the hidden layer; 0 where there is none"
-    return net.head.in_features if len(list(net.neck.children())) else 0
-
-
-def _digest(body: nn.Module) -> str:
-    "Of all weights"
-    found = hashlib.sha256()
-    for value in body.state_dict().values(): found.update(value.cpu().contiguous().numpy())
-    return found.hexdigest()
-
 
 def save_classifier(
     net: ImageClassifier, # On any device
@@ -322,8 +310,8 @@ def save_classifier(
     if isinstance(net.body, HubBody): body = net.config.to_diff_dict() | dict(model_type=net.config.model_type)
     write_json(Path(folder) / "classifier.json",
                dict(body=body, n_classes=net.head.out_features, logit_scale=net.logit_scale,
-                    cosine=isinstance(net.head, _CosineHead), classes=list(classes), hidden=_hidden(net), size=net.size,
-                    frozen=net.frozen, levels=net.levels, body_sha256=_digest(net.body) if net.frozen else ""))
+                    cosine=isinstance(net.head, _CosineHead), classes=list(classes), hidden=net.hidden, size=net.size,
+                    frozen=net.frozen, levels=net.levels, body_sha256=fingerprint(net.body) if net.frozen else ""))
     with atomic(Path(folder) / "weights.safetensors") as tmp:
         save_file({key: value.cpu().contiguous() for key, value in net.state_dict().items() if not (net.frozen and key.startswith("body."))}, tmp)
 
@@ -350,7 +338,7 @@ def load_classifier(
     weights = load_file(folder / "weights.safetensors")
     if frozen:
         body = (_imagenet_body if isinstance(config, _LiteConfig) else open_body)(frozen)
-        if _digest(body) != spec["body_sha256"]:
+        if fingerprint(body) != spec["body_sha256"]:
             raise ValueError(f"the classifier in {folder} was trained on other weights {frozen!r} than those installed: train it again")
         weights |= {f"body.{key}": value for key, value in body.state_dict().items()}
     net.load_state_dict(weights)

@@ -77,6 +77,7 @@ def _check_settings(config: Training) -> None:
     for key, choices in known.items():
         if getattr(config, key) not in choices:
             raise ValueError(f"no {key} {getattr(config, key)!r}: choose from {choices}")
+    if config.frozen and config.jitter: raise ValueError(f"jitter is {config.jitter}: a frozen body sees each image in its own colours only, set it to 0")
     if not 1 <= config.views <= 8: raise ValueError(f"{config.views} views: choose from 1 to 8")
     for key in ("epochs", "batch"):
         if getattr(config, key) < 1:

@@ -19,8 +19,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..classify.backbones import ImageClassifier, build_backbone, scaled
-from ..core import autocast, child_seed, settled, sha256
-from .pipeline import StableDiffusionPipeline, at_side, encode_images, fingerprint, image_side
+from ..core import autocast, child_seed, fingerprint, settled, sha256
+from .pipeline import StableDiffusionPipeline, at_side, encode_images, image_side
 from .pretraining import fit_averaged
 
 # %% ../../nbs/generate/decoding.ipynb #d008

@@ -23,12 +23,12 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ..core import atomic, settled, sha256, write_json
+from ..core import atomic, fingerprint, settled, sha256, write_json
 from ..data.sources import resized
 from .batching import Sampling
 from .guidance import Guided, guide, make_starts
 from .helpers import shared
-from .pipeline import StableDiffusionPipeline, fingerprint
+from .pipeline import StableDiffusionPipeline
 
 # %% ../../nbs/generate/manifest.ipynb #k001
 _ABOUT = ["class", "index", "seed", "prompt", "method", "iterate", "updates", "stopped_early", "confidence_before", "confidence_after", "seconds"]

@@ -27,9 +27,9 @@ from ..classify.energy import check_recipe
 from ..classify.losses import cross_entropy
 from ..classify.outputs import predict
 from ..classify.training import Training, new_classifier, run_epochs, train_epoch
-from ..core import atomic, child_seed, settled
+from ..core import atomic, child_seed, fingerprint, settled
 from .batching import Sampling
-from .pipeline import StableDiffusionPipeline, fingerprint
+from .pipeline import StableDiffusionPipeline
 
 # %% ../../nbs/generate/outliers.ipynb #c008
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from diffusers import ModelMixin
 from torch import nn
 from tqdm import tqdm
 
-from ..core import atomic, autocast, child_seed, settled, sha256
+from ..core import atomic, autocast, child_seed, fingerprint, settled, sha256
 from .pipeline import (
-    Architecture, StableDiffusionPipeline, build_pipeline, encode_images, encode_prompts, fingerprint, save_pipeline)
+    Architecture, StableDiffusionPipeline, build_pipeline, encode_images, encode_prompts, save_pipeline)
 
 # %% ../../nbs/generate/pretraining.ipynb #c005
 @dataclass(frozen=True)

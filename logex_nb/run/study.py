@@ -92,7 +92,7 @@ class _Entries(dict):
 # %% ../../nbs/run/study.ipynb #c015
 SECTIONS = dict(
     protocol="data.protocols:Protocol", training="classify.training:Training", architecture="generate.pipeline:Architecture",
-    pretrain="generate.pretraining:Pretrain", decoder="generate.decoding:DecoderTuning", lora="generate.lora:Lora")
+    pretrain="generate.pretraining:Pretrain", decoder_tuning="generate.decoding:DecoderTuning", lora="generate.lora:Lora")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from logex_nb.run.workflow import Stage, study_of
 
 study = study_of(config)
 data, base = Stage(study, "data"), Stage(study, "base")
-settings = dict(base=study.choices.base, prompt=study.choices.prompt, architecture=study.settings("architecture"), pretrain=study.settings("pretrain"), decoder=study.settings("decoder"))
+settings = dict(base=study.choices.base, prompt=study.choices.prompt, architecture=study.settings("architecture"), pretrain=study.settings("pretrain"), decoder_tuning=study.settings("decoder_tuning"))
 
 
 rule base:
