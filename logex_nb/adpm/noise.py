@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['READINGS', 'LabelScheduler', 'noise_levels']
+__all__ = ['READINGS', 'FORMS', 'LabelScheduler', 'noise_levels']
 
 # %% ../../nbs/adpm/noise.ipynb #n58d969b
 READINGS = "noise", "unit", "schedule" # Where the noise level of a class enters
@@ -43,11 +43,11 @@ class LabelScheduler:
         self._levels, self._tables = torch.empty(0), torch.empty(0)
 
 # %% ../../nbs/adpm/noise.ipynb #nb2d655a
-_FORMS = "L1", "L2", "L3", "L4" # Readings of eq. 14
+FORMS = "L1", "L2", "L3", "L4" # Readings of eq. 14
 
 
 def _check_levels(n: np.ndarray, form: str, alpha: float, kappa: float, min_count: int) -> None:
-    if form not in _FORMS: raise ValueError(f"no form {form!r}: choose from {list(_FORMS)}")
+    if form not in FORMS: raise ValueError(f"no form {form!r}: choose from {list(FORMS)}")
     if not 0 <= alpha <= 1: raise ValueError(f"alpha is {alpha}: choose from [0, 1]")
     if not 1 <= kappa < np.inf: raise ValueError(f"kappa is {kappa}: choose 1 or more, the paper tries 1 to 10")
     if empty := np.flatnonzero(~((n >= 1) | (n < min_count))).tolist():
@@ -58,7 +58,7 @@ def _check_levels(n: np.ndarray, form: str, alpha: float, kappa: float, min_coun
 
 def noise_levels(
     class_counts: Sequence[int], # Training images of each class `[c]`
-    form: str = "L1", # One of `_FORMS`
+    form: str = "L1", # One of `FORMS`
     alpha: float = 1 / 6, # Exponent of the error law, in [0, 1]; 0 for isotropic noise
     kappa: float = 5., # Second number of the form, 1 or more
     min_count: int = 0, # Classes with fewer images get 1, and the rest is computed without them
