@@ -363,4 +363,4 @@ def base_source(
 ) -> str: # What `load_pipeline` takes
     "The pipeline that a finished `base` stage points at"
     source = read_record(folder)["metrics"]["source"]
-    return str(Path(folder) / source) if source in ("pipeline", "tuned") else source
+    return str(Path(folder) / source) if (Path(folder) / source).is_dir() else source
