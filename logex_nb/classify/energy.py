@@ -24,7 +24,7 @@ from .batches import augment, fetch, hold, shuffled
 from .checkpoints import run_key
 from .frozen import seen_by
 from .outputs import predict
-from .training import FrozenTraining, Training, new_classifier, run_epochs
+from .training import Training, new_classifier, run_epochs
 from ..core import atomic, autocast, child_seed, settled, write_json
 from ..detect.tail import part_ids, tail_summary
 

@@ -30,7 +30,7 @@ def papers() -> list[str]: # Names of the folders, in the order of their `positi
 @dataclass(frozen=True)
 class Arm:
     "One row of a table: how a classifier is trained, and on what"
-    FREE = "label", "published", "tail_named", "bound", "row" # Change no classifier
+    FREE = "label", "published", "section", "tail_named", "bound", "row" # Change no classifier; a section's values are settings of their own
     label: str = "" # As the table prints it
     published: str = "" # The row's name in the paper's table, if it has one
     trainer: str = "classifier" # The stage that trains it
@@ -38,7 +38,7 @@ class Arm:
     add: tuple[dict, ...] = () # What is added to the real training images
     settings: dict = field(default_factory=dict) # Differences from that section
     tail_named: bool = True # Tells tail classes apart; otherwise the table has no tail accuracy
-    decoded: bool | None = None # Sees each real image half of the time as the generator's autoencoder returns it; None: as the study says
+    decoded: bool | None = None # Sees each real image half of the time as the generator's autoencoder returns it; None: as the study says of its section
     bound: bool = False # Uses images that no method may use; printed as an upper bound
     row: bool = True # Appears in the main table
 
@@ -232,8 +232,9 @@ def decoded(
     self: Study,
     arm: str, # One of `arms`
 ) -> bool: # Whether it sees real images in a second form
-    "As the arm says, or else the study"
-    return self.choices.decoded if self.arms[arm].decoded is None else self.arms[arm].decoded
+    "As the arm says; or else as the study says of its section"
+    chosen = self.arms[arm]
+    return chosen.section in self.choices.decoded if chosen.decoded is None else chosen.decoded
 
 # %% ../../nbs/run/study.ipynb #c021b
 @patch

@@ -84,6 +84,10 @@ def steered_by(w):
     return [*trained([chosen.guide], [0 if w.generation == "shared" else int(w.generation.removeprefix("seed"))]), *lora]
 
 
+def guide_of(w):
+    return study.arms[study.generators[w.generator].guide]
+
+
 def sampling(w):
     return study.sampling(w.generator, study.generation_seed(w.generation))
 
@@ -115,11 +119,11 @@ rule redrawn:
 
 
 rule outliers:
-    input: records("data"), records("base"), [records("autoencoder")] if study.choices.decoded else [],
+    input: records("data"), records("base"), lambda w: [records("autoencoder")] if guide_of(w).section in study.choices.decoded else [],
            lambda w: [records("lora", "tail", w.generation)] if study.settings("dream_ood").lora else []
     output: outliers.outputs
     wildcard_constraints: generator=BY_STAGE["outliers"], generation=r"shared|seed\d+"
-    params: made_of=lambda w: outliers.made_of(w, training=study.settings("training"), decoded=study.choices.decoded, sampling=sampling(w))
+    params: made_of=lambda w: outliers.made_of(w, training=study.settings(guide_of(w).section), decoded=guide_of(w).section in study.choices.decoded, sampling=sampling(w))
     threads: outliers.threads
     priority: 2
     resources: gpu=1
@@ -145,6 +149,21 @@ rule energy:
     shell: energy.command
 
 
+# Rows that train nothing
+
+nearest = stage("nearest", "{arm}", "seed{seed}", arm="{arm}", seed="{seed}")
+
+
+rule nearest:
+    input: records("data")
+    output: nearest.outputs
+    wildcard_constraints: arm="|".join(k for k, arm in study.arms.items() if arm.trainer == "nearest"), seed=r"\d+"
+    params: made_of=lambda w: nearest.made_of(w, nearest=study.training(w.arm), training=study.settings("training"), arm=study.arms[w.arm])
+    threads: nearest.threads
+    resources: gpu=1
+    shell: nearest.command
+
+
 # Tables and figures
 
 table2 = stage("table2", **ASKED)
@@ -156,16 +175,16 @@ rule table2:
     shell: table2.command
 
 
-# The same rows where the classifier's body is frozen; ROWS chooses among them
-FROZEN = [k for k, arm in study.arms.items() if arm.section == "frozen_training" and not arm.redrawn and (POOL or not arm.bound)]
-FROZEN = [k for k in FROZEN if not study.rows or study.rows == "all" or k in ROWS]
-frozen = stage("table2", "frozen", seeds=ASKED["seeds"], rows=",".join(FROZEN), part="frozen")
+# Its first rows from the network that guides; ROWS chooses among them
+SMALL = [k for k, arm in study.arms.items() if arm.section == "guide_training" and k.startswith("small_") and (POOL or not arm.bound)]
+SMALL = [k for k in SMALL if not study.rows or study.rows == "all" or k in ROWS]
+small = stage("table2", "small", seeds=ASKED["seeds"], rows=",".join(SMALL), part="small")
 
-rule table2_frozen:
-    input: trained(FROZEN)
-    output: frozen.outputs
-    params: made_of=frozen.made_of(None, rows=FROZEN, seeds=SEEDS)
-    shell: frozen.command
+rule table2_small:
+    input: trained(SMALL)
+    output: small.outputs
+    params: made_of=small.made_of(None, rows=SMALL, seeds=SEEDS)
+    shell: small.command
 
 
 cost = stage("cost", **ASKED)
@@ -207,7 +226,7 @@ rule table1:
 
 
 ladder = stage("ladder", seeds=ASKED["seeds"])
-RUNGS = ["frozen", *(arm for arm, about in study.arms.items() if about.redrawn), "frozen_ceiling"]
+RUNGS = ["ce", *(arm for arm, about in study.arms.items() if about.redrawn), "ceiling"]
 
 rule ladder:
     input: records("data"), trained(RUNGS)
