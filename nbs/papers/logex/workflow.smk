@@ -235,6 +235,29 @@ rule ladder:
     shell: ladder.command
 
 
+draws = stage("draws", seeds=ASKED["seeds"])
+
+rule draws:
+    input: records("data")
+    output: draws.outputs
+    params: made_of=draws.made_of(None, rows=["ce", "oversampling", "smote", "ceiling"], draws=study.choices.draws, seeds=SEEDS)
+    threads: draws.threads
+    resources: gpu=1
+    shell: draws.command
+
+
+tuning = stage("tuning", seeds=ASKED["seeds"])
+TUNED = ["ce", "ce_rw", "ce_hod", "focal", "ldam", "balanced_softmax", "mixup", "smote", "oversampling", "only_lora", "logex_oversampled", "logex"]
+
+rule tuning:
+    input: records("data"), drawn(["logex"])
+    output: tuning.outputs
+    params: made_of=tuning.made_of(None, rows=TUNED, seeds=SEEDS)
+    threads: tuning.threads
+    resources: gpu=1
+    shell: tuning.command
+
+
 figure2 = stage("figure2", generation=FIRST)
 
 rule figure2:
