@@ -175,9 +175,9 @@ rule table2:
     shell: table2.command
 
 
-# Its first rows from the network that guides; ROWS chooses among them
+# Its first rows from the network that guides, or those of them that ROWS names
 SMALL = [k for k, arm in study.arms.items() if arm.section == "guide_training" and k.startswith("small_") and (POOL or not arm.bound)]
-SMALL = [k for k in SMALL if not study.rows or study.rows == "all" or k in ROWS]
+SMALL = [k for k in SMALL if k in ROWS] or SMALL
 small = stage("table2", "small", seeds=ASKED["seeds"], rows=",".join(SMALL), part="small")
 
 rule table2_small:
