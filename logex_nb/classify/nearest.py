@@ -7,12 +7,10 @@ __all__ = ['Nearest', 'nearest_logits']
 
 # %% ../../nbs/classify/nearest.ipynb #n002
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.covariance import LedoitWolf
-from sklearn.neighbors import NearestNeighbors
 
 from ..detect.tail import tail_summary
 
@@ -20,8 +18,8 @@ from ..detect.tail import tail_summary
 @dataclass(frozen=True)
 class Nearest:
     "How the distance to a class is measured; validation chooses among several values"
-    kind: str = "knn" # 'knn': to its k-th nearest training image; 'mahalanobis': to its mean, by the covariance within classes
-    neighbours: tuple[int, ...] = (1, 3, 10) # k; a class with fewer images takes its last
+    kind: str = "knn" # 'knn': to its k-th nearest training vector; 'mahalanobis': to its mean, by the covariance within classes
+    shares: tuple[float, ...] = (0., .02, .1, .3) # k as a share of a class's vectors; at least the nearest one
     temperatures: tuple[float, ...] = (.01, .03, .1, .3, 1., 3., 10.) # By which squared distances are divided
 
     def __post_init__(self):
@@ -33,14 +31,15 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _to_neighbours(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, k: int) -> np.ndarray: # `[m, c]`
-    "Squared distance to the k-th nearest training vector of each class"
-    found = []
-    for c in range(labels.max() + 1):
-        of_class = _unit(known[labels == c]).reshape(-1, known.shape[-1])
-        tree = NearestNeighbors(n_neighbors=min(k, len(of_class)), algorithm="brute").fit(of_class)
-        found.append([tree.kneighbors(_unit(view))[0][:, -1] ** 2 for view in asked.swapaxes(0, 1)])
-    return np.mean(found, 1).T
+def _to_neighbours(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, shares: tuple[float, ...]) -> np.ndarray: # `[len(shares), m, c]`
+    "Squared distance to the k-th nearest training vector of each class, for several k"
+    found = np.empty((len(shares), len(asked), labels.max() + 1), np.float32)
+    for c in range(found.shape[-1]):
+        of_class = _unit(known[labels == c]).reshape(-1, known.shape[-1]).T
+        ranks = [max(1, round(share * of_class.shape[1])) - 1 for share in shares]
+        each = [np.partition(2 - 2 * _unit(view) @ of_class, ranks, axis=1)[:, ranks] for view in asked.swapaxes(0, 1)]
+        found[..., c] = np.mean(each, 0).T
+    return found.clip(0)
 
 # %% ../../nbs/classify/nearest.ipynb #n014
 def _to_means(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray: # `[m, c]`
@@ -63,10 +62,11 @@ def nearest_logits(
     "Negative squared distances to classes, divided by a temperature"
     if asked[0].shape[1:] != known.shape[1:]: raise ValueError(f"vectors are {known.shape[1:]} and {asked[0].shape[1:]}: look at both with the same trunk and views")
     best, labels = None, np.asarray(labels)
-    for k in config.neighbours if config.kind == "knn" else (0,):
-        distances = [_to_neighbours(known, labels, x, k) if k else _to_means(known, labels, x) for x in asked]
+    shares = config.shares if config.kind == "knn" else (0.,)
+    distances = [_to_neighbours(known, labels, x, shares) if config.kind == "knn" else _to_means(known, labels, x)[None] for x in asked]
+    for i, share in enumerate(shares):
         for t in config.temperatures:
-            report = tail_summary(-distances[0] / t, np.asarray(val_labels), tail)
+            report = tail_summary(-distances[0][i] / t, np.asarray(val_labels), tail)
             value = report["bacc_head"] - report["fpr95_id"]
-            if best is None or value > best[0]: best = value, [-x / t for x in distances], dict(neighbours=k, temperature=t)
+            if best is None or value > best[0]: best = value, [-x[i] / t for x in distances], dict(share=share, temperature=t)
     return best[1:]
