@@ -20,7 +20,7 @@ SLIPS = {
     "dataset": (["--dataset", "fantom"], "unknown dataset 'fantom': choose"),
     "target": (["--target", "table9"], "no target 'table9': choose from"),
     "seeds": (["--seeds", "0;1"], "seeds are '0;1'"),
-    "rows": (["--rows", "ce,smote"], "no arm 'smote': choose from"),
+    "rows": (["--rows", "ce,gan"], "no arm 'gan': choose from"),
 }
 
 
