@@ -315,14 +315,14 @@ def train_and_report(
     tiles: Tiles, # Has the validation and test images
     config: Training, # The recipe
     seed: int, # Decides weights, order and augmentation
-    folder: Path | str, # Keeps the numbers
+    folder: Path | str, # Keeps the numbers of this version of the code
     device: torch.device | str = "cpu", # Where to train
     remembered: Path | str | None = None, # Folder for what a frozen body says of images; in `folder` if not given
 ) -> dict[str, dict[str, float]]: # `tail_summary` of 'val' and of 'test'
     "Numbers of a classifier, which is trained if nobody has trained it before"
     remembered, parts = Path(remembered or Path(folder) / "remembered"), {split: tiles.subset(split=split) for split in ("val", "test")}
     val, test = parts["val"], parts["test"]
-    key = run_key(asdict(config), seed, images, labels, val.images, val.labels, test.images, test.labels)
+    key = run_key(asdict(config), seed, images, labels, val.images, val.labels, test.images, test.labels, np.asarray(tiles.tail_ids))
     kept = Path(folder) / f"{key[:16]}.json"
     if not kept.exists():
         with TemporaryDirectory() as tmp:

@@ -235,24 +235,29 @@ rule ladder:
     shell: ladder.command
 
 
+# Pages that train many classifiers by themselves
+
+def recipes_of(rows):
+    return dict(arms={arm: study.arms[arm] for arm in rows}, recipes={arm: study.training(arm) for arm in rows})
+
+
 draws = stage("draws", seeds=ASKED["seeds"])
 
 rule draws:
     input: records("data")
     output: draws.outputs
-    params: made_of=draws.made_of(None, rows=["ce", "oversampling", "smote", "ceiling"], draws=study.choices.draws, seeds=SEEDS)
+    params: made_of=draws.made_of(None, **recipes_of(study.choices.draw_rows), draws=study.choices.draws, seeds=SEEDS)
     threads: draws.threads
     resources: gpu=1
     shell: draws.command
 
 
 tuning = stage("tuning", seeds=ASKED["seeds"])
-TUNED = ["ce", "ce_rw", "ce_hod", "focal", "ldam", "balanced_softmax", "mixup", "smote", "oversampling", "only_lora", "logex_oversampled", "logex"]
 
 rule tuning:
-    input: records("data"), drawn(["logex"])
+    input: records("data"), drawn({g for arm in study.choices.tuned_rows for g in study.arms[arm].generators})
     output: tuning.outputs
-    params: made_of=tuning.made_of(None, rows=TUNED, seeds=SEEDS)
+    params: made_of=tuning.made_of(None, **recipes_of(study.choices.tuned_rows), seeds=SEEDS)
     threads: tuning.threads
     resources: gpu=1
     shell: tuning.command
