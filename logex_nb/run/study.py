@@ -232,9 +232,9 @@ def decoded(
     self: Study,
     arm: str, # One of `arms`
 ) -> bool: # Whether it sees real images in a second form
-    "As the arm says; or else as the study says of its section"
+    "As the arm says; or else as the study says of it, or of its section"
     chosen = self.arms[arm]
-    return chosen.section in self.choices.decoded if chosen.decoded is None else chosen.decoded
+    return bool({arm, chosen.section} & set(self.choices.decoded)) if chosen.decoded is None else chosen.decoded
 
 # %% ../../nbs/run/study.ipynb #c021b
 @patch

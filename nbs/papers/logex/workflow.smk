@@ -296,7 +296,7 @@ DRAWN = list(dict.fromkeys(["logex", *(g for arm in ROWS.values() if arm.tail_na
 oracle = stage("oracle", generation=FIRST, generators=",".join(DRAWN))
 
 rule oracle:
-    input: records("data"), drawn(DRAWN), trained(["oracle"], [0])
+    input: records("data"), records("base"), drawn(DRAWN), trained(["oracle"], [0])
     output: oracle.outputs
     params: made_of=oracle.made_of(None, generators=DRAWN)
     shell: oracle.command
