@@ -11,5 +11,6 @@ rule base:
     output: base.outputs
     params: made_of=lambda w: base.made_of(w, **settings)
     threads: base.threads
+    priority: 7 # all that generates waits for it
     resources: gpu=1
     shell: base.command
