@@ -76,7 +76,8 @@ def test_a_changed_loss_trains_classifiers(copy):
 
 def test_a_changed_number_of_one_arm_trains_that_arm(copy):
     edit(copy / "nbs/papers/logex/arms.toml", "add = [{ repeat = 10 }]", "add = [{ repeat = 9 }]")
-    assert planned(copy) == {"classifier": 1, "table2": 1, "cost": 1}
+    "Draws and tuning train that arm themselves"
+    assert planned(copy) == {"classifier": 1, "table2": 1, "cost": 1, "draws": 1, "tuning": 1}
 
 
 def test_a_label_is_for_the_tables(copy):
