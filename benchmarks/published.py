@@ -107,7 +107,7 @@ def setup(args):
         ids = {tiles.classes[i]: i for i in tiles.tail_ids}
         classes = {name: f"a microscope image of {name}" for name in ids}
         pipe, net = load_pipeline("mini"), load_classifier(STUDY.runs / "classifier/auxiliary/seed0")
-        load_lora(pipe, STUDY.runs / "lora/tail/shared").fuse_lora()
+        load_lora(pipe, STUDY.runs / "lora/tail/set0").fuse_lora()
         pipe.unload_lora_weights()
         words = "the shipped pipeline with the LoRA and the auxiliary classifier of runs/mini/phantom"
     else:

@@ -12,7 +12,7 @@ from logex_nb.run.study import Study
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted([*(ROOT / "nbs" / "papers").rglob("*.ipynb"), *(ROOT / "nbs" / "stages").glob("*.ipynb")])
-IMAGES = ROOT / "runs" / "smoke" / "phantom" / "logex" / "images" / "logex" / "shared"
+IMAGES = ROOT / "runs" / "smoke" / "phantom" / "logex" / "images" / "logex" / "set0"
 
 
 def calls(notebook, name):

@@ -25,7 +25,7 @@ from logex_nb.run.terminal import _tell, report_plan
 def begin(stage, at): _tell("begin", stage=stage, at=at)
 def end(stage, at, words, result="done"): _tell("end", stage=stage, at=at, words=words, result=result)
 print("paths, threads and reasons", flush=True)
-report_plan(f"runs/mini/phantom/logex/{s}/code.json" for s in ("data", "base", "lora/tail/shared"))
+report_plan(f"runs/mini/phantom/logex/{s}/code.json" for s in ("data", "base", "lora/tail/set0"))
 """
 ALL = PLAN + """
 begin("data", 0), end("data", 12.4, "96 images")

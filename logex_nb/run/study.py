@@ -327,18 +327,18 @@ def folder(
 def generation(
     self: Study,
     seed: int, # The classifier's seed
-) -> str: # `shared` or `seed<k>`
-    "Which set of images a classifier of `seed` learns from: one LoRA and one set for all seeds, or one per seed"
-    return "shared" if self.choices.shared_synthetic else f"seed{seed}"
+) -> str: # `set<k>`
+    "Which set of images a classifier of `seed` learns from: the sets take turns"
+    return f"set{seed % self.choices.image_sets}"
 
 # %% ../../nbs/run/study.ipynb #c031f
 @patch
 def generation_seed(
     self: Study,
-    generation: str, # `shared` or `seed<k>`
+    generation: str, # `set<k>`
 ) -> int: # The seed of the LoRA and the images
     "The seed behind a set of images"
-    return self.choices.generation_seed if generation == "shared" else int(generation.removeprefix("seed"))
+    return self.choices.generation_seed + int(generation.removeprefix("set"))
 
 # %% ../../nbs/run/study.ipynb #k003
 @patch

@@ -4,7 +4,7 @@ from logex_nb.run.workflow import Stage, needs_of, study_of
 
 study = study_of(config)
 SEEDS = [int(s) for s in str(config["seeds"]).split(",")]
-POOL, ROWS, FIRST = study.pool, study.table(), study.generation(SEEDS[0])
+POOL, ROWS, FIRST = study.pool, study.table(), study.generation(0)
 BY_STAGE = {stage: "|".join(k for k, g in study.generators.items() if g.stage == stage) for stage in ("images", "outliers")}
 GUIDES = "|".join({g.guide for g in study.generators.values() if g.stage == "images"})
 ASKED = dict(seeds=str(config["seeds"]), rows=study.rows)
@@ -78,10 +78,10 @@ outliers = stage("outliers", "{generator}", "{generation}", generator="{generato
 
 
 def steered_by(w):
-    "LoRA and classifier of a generator: a shared one takes seed 0, another its own"
+    "LoRA and classifier of a generator: each set of images has its own"
     chosen = study.generators[w.generator]
     lora = [records("lora", chosen.lora, w.generation)] if chosen.lora else []
-    return [*trained([chosen.guide], [0 if w.generation == "shared" else int(w.generation.removeprefix("seed"))]), *lora]
+    return [*trained([chosen.guide], [int(w.generation.removeprefix("set"))]), *lora]
 
 
 def guide_of(w):
@@ -95,7 +95,7 @@ def sampling(w):
 rule images:
     input: records("data"), records("base"), steered_by
     output: images.outputs
-    wildcard_constraints: generator=BY_STAGE["images"], generation=r"shared|seed\d+"
+    wildcard_constraints: generator=BY_STAGE["images"], generation=r"set\d+"
     params: made_of=lambda w: images.made_of(w, prompt=study.choices.prompt, generator=study.generators[w.generator], sampling=sampling(w))
     threads: images.threads
     priority: 3
@@ -122,7 +122,7 @@ rule outliers:
     input: records("data"), records("base"), lambda w: [records("autoencoder")] if guide_of(w).section in study.choices.decoded else [],
            lambda w: [records("lora", "tail", w.generation)] if study.settings("dream_ood").lora else []
     output: outliers.outputs
-    wildcard_constraints: generator=BY_STAGE["outliers"], generation=r"shared|seed\d+"
+    wildcard_constraints: generator=BY_STAGE["outliers"], generation=r"set\d+"
     params: made_of=lambda w: outliers.made_of(w, training=study.settings(guide_of(w).section), decoded=guide_of(w).section in study.choices.decoded, sampling=sampling(w))
     threads: outliers.threads
     priority: 2
