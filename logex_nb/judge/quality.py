@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['kid', 'precision_recall', 'vendi', 'nearest_in_class', 'memorisation', 'mosaic', 'mirrored', 'texture_statistics',
-           'artefact_auc', 'Sample', 'rate_sample']
+           'artefact_auc', 'told_apart', 'Sample', 'rate_sample']
 
 # %% ../../nbs/judge/quality.ipynb #c002
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import hypergeom
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import polynomial_kernel
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -249,6 +249,19 @@ def artefact_auc(
         aucs = cross_val_score(model, np.concatenate(own), truth, cv=parts, scoring="roc_auc")
         rows.append({"class": c, "n_real": len(own[0]), "n_fake": len(own[1]), "auc": aucs.mean()})
     return pd.DataFrame(rows)
+
+# %% ../../nbs/judge/quality.ipynb #c052b
+def told_apart(
+    real: np.ndarray, # Features of images `[n, d]`
+    passed: np.ndarray, # Features of their copies, in the same order `[n, d]`
+    folds: int = 3, # Parts of the cross-validation
+) -> float: # Percent; 50 is guessing
+    "Cross-validated accuracy of a linear probe that tells images from their copies"
+    real, passed = _check_sets(real, passed)
+    if len(real) != len(passed): raise ValueError(f"{len(real)} images and {len(passed)} copies: give one copy of each image")
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=.01, max_iter=300))
+    x, y, groups = np.concatenate([real, passed]), np.repeat([0, 1], len(real)), np.tile(np.arange(len(real)), 2)
+    return 100 * cross_val_score(probe, x, y, cv=GroupKFold(folds), groups=groups).mean()
 
 # %% ../../nbs/judge/quality.ipynb #c054
 @dataclass

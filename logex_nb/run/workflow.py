@@ -142,7 +142,7 @@ def _check_profile(
     "Read every section of a profile; an unknown section or key is an error"
     found, name = study.numbers, study.profile
     known = set(SECTIONS) | set(study.about.get("sections", {})) | {"study", "threads"}
-    section_of = dict(arms=lambda arm: arm.section, generators=lambda g: g.sampler, loras=lambda _: "lora", samplers=lambda _: "label_sampling")
+    section_of = dict(arms=lambda arm: arm.section, generators=lambda g: g.sampler, autoencoders=lambda _: "decoder_tuning", loras=lambda _: "lora", samplers=lambda _: "label_sampling")
     for where, sections in [("", found), *((f"dataset.{d}.", s) for d, s in found.get("dataset", {}).items())]:
         for section, values in sections.items():
             place = f"[{where}{section}] of profile {name!r}"

@@ -263,6 +263,20 @@ rule tuning:
     shell: tuning.command
 
 
+autoencoders = stage("autoencoders", seeds=ASKED["seeds"])
+
+TUNINGS = {form: study.settings("decoder_tuning", **study.differences("autoencoders", form)) for form in study.autoencoders}
+FORMS = dict(forms=study.autoencoders, tunings=TUNINGS, base=study.choices.base, prompt=study.choices.prompt, pretrain=study.settings("pretrain"))
+
+rule autoencoders:
+    input: records("data"), records("base")
+    output: autoencoders.outputs
+    params: made_of=autoencoders.made_of(None, **recipes_of(["ce"]), **FORMS, seeds=SEEDS)
+    threads: autoencoders.threads
+    resources: gpu=1
+    shell: autoencoders.command
+
+
 figure2 = stage("figure2", generation=FIRST)
 
 rule figure2:
