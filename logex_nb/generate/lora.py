@@ -205,6 +205,19 @@ def _history(
     table = pd.DataFrame(dict(step=range(1, len(losses) + 1), loss=losses))
     return table.groupby((table.step - 1) // every).agg(dict(step="max", loss="mean"))
 
+# %% ../../nbs/generate/lora.ipynb #c046b
+def _check_course(
+    losses: list[float], # One per step
+    window: int, # Steps that are averaged
+    times: float = 3., # A rise to this multiple of the lowest mean is no luck of the drawn times
+) -> None:
+    "Raise where a training has fallen apart"
+    if len(losses) % window: return
+    means = np.reshape(losses, (-1, window)).mean(1)
+    if means[-1] > times * means.min():
+        raise RuntimeError(f"the mean loss of steps {len(losses) - window + 1} to {len(losses)} is {means[-1]:.3g}, after {means.min():.3g}: "
+                           "the training fell apart; lower lr")
+
 # %% ../../nbs/generate/lora.ipynb #c45d8ce2
 def _fit(pipe: StableDiffusionPipeline, encoded: _Encoded, params: list[torch.nn.Parameter],
          config: Lora, seed: int, folder: Path, key: str, progress: bool) -> list[float]:
@@ -224,6 +237,7 @@ def _fit(pipe: StableDiffusionPipeline, encoded: _Encoded, params: list[torch.nn
         if not math.isfinite(losses[-1]) or not math.isfinite(norm):
             raise RuntimeError(f"loss {losses[-1]}, gradient norm {norm} in step {step}: lower lr "
                                f"or use fp32; the last good state, if any, is {checkpoint}")
+        _check_course(losses, max(config.log_every, 50))
         optimizer.step()
         schedule.step()
         if (step + 1) % config.checkpoint_every == 0: _save(checkpoint, key, losses, *state)
