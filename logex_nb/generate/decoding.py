@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..classify.backbones import ImageClassifier, build_backbone, scaled
 from ..core import autocast, child_seed, fingerprint, settled, sha256
+from .patches import PatchAutoencoder
 from .pipeline import StableDiffusionPipeline, at_side, encode_images, image_side
 from .pretraining import fit_averaged
 
@@ -69,6 +70,7 @@ def tune_decoder(
 ) -> pd.DataFrame: # Loss history
     "Tune the decoder to return what a trained network sees in images; the latents stay as they are"
     config, vae, side = settled(config, pipe.vae.device), pipe.vae, image_side(pipe)
+    if isinstance(vae, PatchAutoencoder): raise ValueError("patch latents have no decoder to tune: set steps = 0 in [decoder_tuning]")
     images = at_side(images, side)
     net = build_backbone("lite0", 2, "imagenet", size=config.size, frozen=True).to(vae.device).eval()
     learned = nn.ModuleList([vae.post_quant_conv, vae.decoder]) if vae.post_quant_conv else nn.ModuleList([vae.decoder])

@@ -32,7 +32,7 @@ from ..data.sources import resized
 class _Harmless(logging.Filter):
     "Drops the messages that are known and mean nothing here"
     known = ("requires torchvision (not installed)", "No LoRA keys associated to CLIPTextModel",
-             "should be kept in float32: []")
+             "should be kept in float32: []", "got <class 'logex_nb.generate.patches.PatchAutoencoder'>")
 
     def filter(self, record): return not any(text in record.getMessage() for text in self.known)
 
@@ -42,6 +42,8 @@ for library in (transformers_logging, diffusers_logging):
 
 # %% ../../nbs/generate/pipeline.ipynb #cde7feae
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+from .patches import PatchAutoencoder
 
 # %% ../../nbs/generate/pipeline.ipynb #c007
 def ddim_scheduler() -> DDIMScheduler: # The sampler of every pipeline in this project
@@ -55,13 +57,17 @@ class Architecture:
     "Sizes of the small pipeline"
     image_size: int = 64 # Pixels per side
     vae_channels: tuple[int, ...] = (32, 64, 64) # Per level; each level after the first halves the side
-    latent_channels: int = 4 # Numbers per latent pixel
+    latents: str = "learned" # Or `patches`: the pixels themselves, as many numbers per latent pixel as that takes
+    latent_channels: int = 4 # Numbers per latent pixel, where they are learned
     unet_channels: tuple[int, ...] = (64, 128, 128) # Per level, each with attention
     unet_heads: int = 2 # Heads of each attention
     text_width: int = 64 # Width of the text embeddings
     text_layers: int = 2 # Layers of the text encoder
     text_length: int = 48 # Tokens per prompt, padding included
     vocabulary: int = 1000 # Byte-pair tokens
+
+    def __post_init__(self):
+        if self.latents not in ("learned", "patches"): raise ValueError(f"no latents {self.latents!r}: choose from ['learned', 'patches']")
 
 # %% ../../nbs/generate/pipeline.ipynb #c012
 def clip_tokenizer(
@@ -107,13 +113,13 @@ def build_pipeline(
             num_hidden_layers=a.text_layers, num_attention_heads=4, max_position_embeddings=a.text_length,
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id)).eval()
-        vae = AutoencoderKL(
+        vae = PatchAutoencoder(a.vae_channels, 3 * 4 ** (len(a.vae_channels) - 1)) if a.latents == "patches" else AutoencoderKL(
             block_out_channels=a.vae_channels, layers_per_block=1, latent_channels=a.latent_channels, norm_num_groups=groups,
             down_block_types=["DownEncoderBlock2D"] * len(a.vae_channels), mid_block_add_attention=False,
             up_block_types=["UpDecoderBlock2D"] * len(a.vae_channels), sample_size=a.image_size).eval()
         levels = len(a.unet_channels)
         unet = UNet2DConditionModel(
-            sample_size=a.image_size // 2 ** (len(a.vae_channels) - 1), in_channels=a.latent_channels, out_channels=a.latent_channels,
+            sample_size=a.image_size // 2 ** (len(a.vae_channels) - 1), in_channels=vae.config.latent_channels, out_channels=vae.config.latent_channels,
             block_out_channels=a.unet_channels, layers_per_block=1, norm_num_groups=groups,
             down_block_types=["CrossAttnDownBlock2D"] * levels, up_block_types=["CrossAttnUpBlock2D"] * levels,
             cross_attention_dim=a.text_width, attention_head_dim=a.unet_heads).eval() # diffusers' name for the number of heads

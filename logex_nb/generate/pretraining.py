@@ -24,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core import atomic, autocast, child_seed, fingerprint, settled, sha256
+from .patches import PatchAutoencoder
 from .pipeline import (
     Architecture, StableDiffusionPipeline, build_pipeline, encode_images, encode_prompts, save_pipeline)
 
@@ -165,9 +166,13 @@ def _pretrain_vae(
         return _reconstruction_loss(output.float(), x, config.edges) + config.kl * posterior.kl().mean()
 
     names = ("vae_steps", "vae_batch", "vae_lr", "kl", "edges", "ema", "precision")
-    key = _depends_on(vae, images, [], {name: getattr(config, name) for name in names}, seed)
-    history = fit_averaged(vae, loss_at, config.vae_steps, config.vae_lr, config.ema, folder / "vae.pt", key,
-                  config.checkpoint_every, "autoencoder", progress)
+    if isinstance(vae, PatchAutoencoder): # has nothing to learn but a mean
+        vae.mean.copy_(data.float().mean((0, 1, 2)).view(1, 3, 1, 1) / 127.5 - 1)
+        history = pd.DataFrame(columns=["step", "loss"])
+    else:
+        key = _depends_on(vae, images, [], {name: getattr(config, name) for name in names}, seed)
+        history = fit_averaged(vae, loss_at, config.vae_steps, config.vae_lr, config.ema, folder / "vae.pt", key,
+                      config.checkpoint_every, "autoencoder", progress)
     vae.requires_grad_(False)
     vae.register_to_config(scaling_factor=1.0)
     vae.register_to_config(scaling_factor=float(1 / encode_images(pipe, images[:512]).std()))
