@@ -11,10 +11,10 @@ from typing import Any
 
 from ..core import configure
 from .archives import Ham10000, HyperKvasir, PadUfes, Scin
-from .sources import Folder, Npz, Phantom, Source, locate
+from .sources import Folder, Npz, Phantom, PhantomSkin, Source, locate
 
 # %% ../../nbs/data/catalogue.ipynb #c005
-SOURCES = dict(phantom=Phantom, folder=Folder, npz=Npz) | {
+SOURCES = dict(phantom=Phantom, phantom_skin=PhantomSkin, folder=Folder, npz=Npz) | {
     archive.word: archive for archive in (Ham10000, PadUfes, Scin, HyperKvasir)} # By the word that names them
 
 # %% ../../nbs/data/catalogue.ipynb #c006
