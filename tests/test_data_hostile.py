@@ -51,7 +51,7 @@ def opened(root): return find_source(f"folder:{root}").open()
 
 @pytest.mark.parametrize("name", ["imagenet", "", "folder", "folder:", "npz:", "phantom:x", "http://x", "Folder:x"])
 def test_unknown_kind(name):
-    with fails("choose phantom, folder:PATH, npz:PATH"): find_source(name).open()
+    with fails("choose phantom, phantom_skin, folder:PATH, npz:PATH"): find_source(name).open()
 
 
 def test_short_name_is_safe_in_paths(tmp_path):

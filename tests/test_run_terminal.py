@@ -17,7 +17,7 @@ import signal, sys
 for number in (signal.SIGINT, signal.SIGHUP): # which whatever runs the tests may ignore
     if signal.getsignal(number) == signal.SIG_IGN: signal.signal(number, signal.SIG_DFL)
 from logex_nb.run.terminal import watch
-sys.exit(watch([sys.executable, "-c", sys.argv[1]], "logs/toy.log", {"base": 65., "lora tail shared": 3725.}))
+sys.exit(watch([sys.executable, "-c", sys.argv[1]], "logs/toy.log", {"base": 65., "lora rank_1 set0": 3725.}))
 """
 PLAN = """
 import time
@@ -25,18 +25,18 @@ from logex_nb.run.terminal import _tell, report_plan
 def begin(stage, at): _tell("begin", stage=stage, at=at)
 def end(stage, at, words, result="done"): _tell("end", stage=stage, at=at, words=words, result=result)
 print("paths, threads and reasons", flush=True)
-report_plan(f"runs/mini/phantom/logex/{s}/code.json" for s in ("data", "base", "lora/tail/set0"))
+report_plan(f"runs/mini/phantom/logex/{s}/code.json" for s in ("data", "base", "lora/rank_1/set0"))
 """
 ALL = PLAN + """
 begin("data", 0), end("data", 12.4, "96 images")
-begin("base", 20), begin("lora tail shared", 21), end("base", 90, "loss 0.112")
-end("lora tail shared", 3721, "loss 0.070")
+begin("base", 20), begin("lora rank_1 set0", 21), end("base", 90, "loss 0.112")
+end("lora rank_1 set0", 3721, "loss 0.070")
 """
 PLAIN = """\
 log: logs/toy.log
  1/3  data                00:12                      96 images
  2/3  base                01:10  (expected 01:05)    loss 0.112
- 3/3  lora tail shared  1:01:40  (expected 1:02:05)  loss 0.070
+ 3/3  lora rank_1 set0  1:01:40  (expected 1:02:05)  loss 0.070
 """
 
 
@@ -116,7 +116,7 @@ end("base", now + 70, "failed: no tail", "failed")
 @pytest.mark.parametrize("columns", [30, 50, 80])
 def test_no_line_is_wider_than_the_terminal(tmp_path, columns):
     toy = PLAN + """
-for s in ("data", "base", "lora tail shared"):
+for s in ("data", "base", "lora rank_1 set0"):
     begin(s, time.time()), _tell("progress", stage=s, share=.5, what="a bar with quite a long name")
 time.sleep(1)
 end("data", time.time(), "failed: " + 9 * "a long reason ", "failed")
