@@ -75,8 +75,8 @@ def test_a_changed_loss_trains_classifiers(copy):
 
 
 def test_a_changed_number_of_one_arm_trains_that_arm(copy):
+    "Draws and tuning train it themselves"
     edit(copy / "nbs/papers/logex/arms.toml", "add = [{ repeat = 10 }]", "add = [{ repeat = 9 }]")
-    "Draws and tuning train that arm themselves"
     assert planned(copy) == {"classifier": 1, "table2": 1, "cost": 1, "draws": 1, "tuning": 1}
 
 

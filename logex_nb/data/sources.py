@@ -326,7 +326,7 @@ def open(self: Phantom) -> Dataset:
                    lambda rows, size: read_images(read_one, list(rows.image), size), "none needed")
 
 # %% ../../nbs/data/sources.ipynb #ps02
-_ISIC_2019 = dict(zip(LESIONS, ((12875, 8644), (4522, 1676), (3323, 1310), (2624, 1467), (867, 324), (628, 262), (253, 135), (239, 113)))) # Photographs, lesions
+_ISIC_2019 = dict(zip(LESIONS, ((12875, 8644), (4522, 1676), (3323, 1310), (2624, 1467), (867, 324), (628, 262), (253, 135), (239, 113)))) # Photographs and lesions of its training set; one without a lesion's id counts as its own
 
 
 @dataclass(frozen=True)
@@ -359,7 +359,7 @@ def open(self: PhantomSkin) -> Dataset:
 
     read = lambda rows, size: read_images(lambda image, size: drawn(image, size)[0], list(rows.image), size)
     masks = lambda rows, size: read_images(lambda image, size: drawn(image, size)[1], list(rows.image), size, ()) > 0
-    return Dataset(self.name, LESIONS, _tidy(pd.DataFrame(rows, columns=["image", "label", "group"]), self.name), read, "none needed", read_masks=masks)
+    return Dataset(self.name, list(LESIONS), _tidy(pd.DataFrame(rows, columns=["image", "label", "group"]), self.name), read, "none needed", read_masks=masks)
 
 # %% ../../nbs/data/sources.ipynb #a002
 def locate(

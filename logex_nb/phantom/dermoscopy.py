@@ -29,11 +29,6 @@ class LesionDifficulty:
     atypical: float = .1 # Least share of its class's structures that a lesion shows
 
 # %% ../../nbs/phantom/dermoscopy.ipynb #m006
-def _typical(s: Skin) -> float:
-    "How much of its class's structures this lesion shows"
-    return s.vary('typical', s.params['atypical'], 1)
-
-
 def _round_the_rim(s: Skin, depth: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
     "Coordinates across and along the border, in mm"
     return depth, (np.arctan2(s.y, s.x) * radius).astype(np.float32)
@@ -46,7 +41,7 @@ def _off_centre(s: Skin, radius: float, reach: float) -> np.ndarray:
 # %% ../../nbs/phantom/dermoscopy.ipynb #m009
 def _melanocytic(s: Skin, grade: float) -> np.ndarray:
     mix = lambda low, high: low + (high - low) * grade
-    radius, shown = s.vary('radius_mm', 2.2, 3.6, shift=grade), _typical(s)
+    radius, shown = s.vary('radius_mm', 2.2, 3.6, shift=grade), s.params['typical']
     depth = outline(s, radius, mix(.06, .22), mix(.02, .14))
     inside, base, kind = soft(depth, mix(.75, .55)), s.vary('pigment', .25, 1.3, shift=.25 * grade), s.rng.random()
     s.blood += inside * s.vary('pink', 0, .35)
@@ -77,7 +72,7 @@ def _disorder(s: Skin, depth: np.ndarray, radius: float, grade: float, shown: fl
 
 # %% ../../nbs/phantom/dermoscopy.ipynb #m012
 def _basal(s: Skin) -> np.ndarray:
-    radius, shown = s.vary('radius_mm', 1., 3.4), _typical(s)
+    radius, shown = s.vary('radius_mm', 1., 3.4), s.params['typical']
     sun_damage(s, s.rng.uniform(0, .7))
     depth = outline(s, radius, .14, .06)
     inside = soft(depth, 1.)
@@ -105,7 +100,7 @@ def _basal(s: Skin) -> np.ndarray:
 
 # %% ../../nbs/phantom/dermoscopy.ipynb #m015
 def _benign(s: Skin) -> np.ndarray:
-    radius, shown, base = s.vary('radius_mm', 1.6, 4.2), _typical(s), s.vary('pigment', .25, 1.2)
+    radius, shown, base = s.vary('radius_mm', 1.6, 4.2), s.params['typical'], s.vary('pigment', .25, 1.2)
     sun_damage(s, s.rng.uniform(0, .8))
     depth = outline(s, radius, .12, .09)
     inside = soft(depth, s.rng.choice([.2, .9]))
@@ -123,7 +118,7 @@ def _benign(s: Skin) -> np.ndarray:
 
 # %% ../../nbs/phantom/dermoscopy.ipynb #m018
 def _keratinocytic(s: Skin, grade: float) -> np.ndarray:
-    radius, shown, early = s.vary('radius_mm', 2., 3.8), _typical(s), 1 - grade
+    radius, shown, early = s.vary('radius_mm', 2., 3.8), s.params['typical'], 1 - grade
     sun_damage(s, s.rng.uniform(.3, 1.1))
     depth = outline(s, radius, .22 - .06 * grade, .14)
     inside = soft(depth, 1.6 - .7 * grade)
@@ -153,7 +148,6 @@ def _invasion(s: Skin, depth: np.ndarray, radius: float, amount: float) -> None:
 # %% ../../nbs/phantom/dermoscopy.ipynb #m021
 def _vascular(s: Skin) -> np.ndarray:
     radius, dark = s.vary('radius_mm', .8, 2.8), s.rng.random() < .3
-    s.params['typical'] = 1.
     depth = outline(s, radius, .08, .06)
     inside, lakes = soft(depth, .25), soft(dots(s, depth, s.vary('lacuna_gap_mm', .4, .85), .2, .42, .95, -.12), .25)
     s.melanin *= 1 - .3 * inside
@@ -165,7 +159,7 @@ def _vascular(s: Skin) -> np.ndarray:
 
 
 def _dermatofibroma(s: Skin) -> np.ndarray:
-    radius, shown = s.vary('radius_mm', 1.8, 3.), _typical(s)
+    radius, shown = s.vary('radius_mm', 1.8, 3.), s.params['typical']
     depth = outline(s, radius, .08, .04)
     inside = soft(depth, 1.8)
     s.blood += inside * s.vary('pink', .15, .65)
@@ -196,13 +190,12 @@ def lesion(
     if name not in _RECIPES: raise ValueError(f"no lesion {name!r}: choose from {LESIONS}")
     if size < 16: raise ValueError(f"a photograph of {size} px shows no lesion: choose 16 or more")
     s = Skin(round(1.15 * size), child_seed(seed, 'lesion', name, int(number)))
-    s.params |= dict(atypical=config.atypical, tone=float(np.clip(s.rng.gamma(2., .06), .03, .7)))
+    s.params['tone'] = float(np.clip(s.rng.gamma(2., .06), .03, .7))
+    s.vary('typical', config.atypical, 1) # the share of its class's structures that it shows
     healthy(s, s.params['tone'], s.rng.uniform(.1, .28))
     shared = .5 + config.overlap / 2
     grade = [s.vary('grade', *((1 - shared, 1) if _GRADES[name] else (0, shared)))] if name in _GRADES else []
-    depth = _RECIPES[name](s, *grade)
-    del s.params['atypical'] # a setting, not a property
-    return s, depth
+    return s, _RECIPES[name](s, *grade)
 
 # %% ../../nbs/phantom/dermoscopy.ipynb #m026
 def _seen(s: Skin, depth: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

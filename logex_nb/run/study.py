@@ -240,6 +240,15 @@ def training(
     "How an arm is trained"
     return self.settings(self.arms[arm].section, **self.differences("arms", arm))
 
+# %% ../../nbs/run/study.ipynb #c021c
+@patch
+def tuning(
+    self: Study,
+    autoencoder: str, # One of `autoencoders`
+) -> Any: # `DecoderTuning`
+    "How the decoder of an autoencoder is tuned"
+    return self.settings("decoder_tuning", **self.differences("autoencoders", autoencoder))
+
 # %% ../../nbs/run/study.ipynb #d001
 @patch
 def decoded(
@@ -343,7 +352,8 @@ def generation(
     seed: int, # The classifier's seed
 ) -> str: # `set<k>`
     "Which set of images a classifier of `seed` learns from: the sets take turns"
-    return f"set{seed % self.choices.image_sets}"
+    if (sets := self.choices.image_sets) < 1: raise ValueError(f"image_sets in [study] is {sets}: give 1 or more")
+    return f"set{seed % sets}"
 
 # %% ../../nbs/run/study.ipynb #c031f
 @patch

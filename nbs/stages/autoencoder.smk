@@ -10,6 +10,6 @@ rule autoencoder:
     output: autoencoder.outputs
     params: made_of=lambda w: autoencoder.made_of(w)
     threads: autoencoder.threads
-    priority: 6
+    priority: 5
     resources: gpu=1
     shell: autoencoder.command

@@ -10,6 +10,6 @@ rule lora:
     output: lora.outputs
     params: made_of=lambda w: lora.made_of(w, prompt=study.choices.prompt, lora=study.settings("lora", **study.differences("loras", w.lora)))
     threads: lora.threads
-    priority: 5
+    priority: 6 # images wait for it
     resources: gpu=1
     shell: lora.command

@@ -265,8 +265,7 @@ rule tuning:
 
 autoencoders = stage("autoencoders", seeds=ASKED["seeds"])
 
-TUNINGS = {form: study.settings("decoder_tuning", **study.differences("autoencoders", form)) for form in study.autoencoders}
-FORMS = dict(forms=study.autoencoders, tunings=TUNINGS, base=study.choices.base, prompt=study.choices.prompt, architecture=study.settings("architecture"), pretrain=study.settings("pretrain"))
+FORMS = dict(forms=study.autoencoders, tunings={form: study.tuning(form) for form in study.autoencoders}, base=study.choices.base, prompt=study.choices.prompt, architecture=study.settings("architecture"), pretrain=study.settings("pretrain"))
 
 rule autoencoders:
     input: records("data"), records("base")
