@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES, SITE = ROOT / "_docsrc", ROOT / "_docs"
 ROOMS = dict( # In reading order, with the pages to begin with; further ones follow those that they import
     start_here="", tutorials="your_data which_score watch_guidance trust objections diffuse_a_label", core="",
-    phantom="histology", data="", detect="", classify="", generate="", judge="",
+    phantom="histology", data="", detect="", classify="", generate="pipeline", judge="",
     adpm="noise theory views priors loop guesses denoiser diffusion", report="", run="",
     stages="data base autoencoder lora classifier features", papers="")
 MATHJAX = "https://registry.npmjs.org/mathjax/-/mathjax-3.2.2.tgz"
