@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Iterator, TypeVar
 
 import numpy as np
-import torch
 from fastcore.basics import patch
 
 _T = TypeVar("_T")
@@ -108,18 +107,20 @@ PRECISIONS = "auto", "bf16", "fp32" # bfloat16 where it is faster, bfloat16, flo
 
 @cache
 def computes_bf16(
-    device: torch.device | str = "cpu", # Where the networks are
+    device: "torch.device | str" = "cpu", # Where the networks are
 ) -> bool: # Neither emulation nor AVX512-BF16 counts
     "Whether the processor has units for matrices of 16-bit numbers, so that they take less time"
+    import torch # in each function that needs it: a command that only plans, or says how it is called, does not wait for it
     if torch.device(device).type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 # %% ../nbs/core.ipynb #p002b
 def autocast(
-    device: torch.device | str, # Where the networks are
+    device: "torch.device | str", # Where the networks are
     precision: str, # One of `PRECISIONS`
-) -> torch.autocast: # For `with`; in float32 it does nothing
+) -> "torch.autocast": # For `with`; in float32 it does nothing
     "Forward passes in this precision; weights, losses and optimisers stay as they are"
+    import torch
     if precision not in PRECISIONS: raise ValueError(f"precision is {precision!r}: choose from {list(PRECISIONS)}")
     half = precision == "bf16" or precision == "auto" and computes_bf16(device)
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
@@ -127,7 +128,7 @@ def autocast(
 # %% ../nbs/core.ipynb #p002c
 def settled(
     config: _T, # A dataclass with a `precision`
-    device: torch.device | str, # Where the networks are
+    device: "torch.device | str", # Where the networks are
 ) -> _T: # The same, never with `auto`
     "`auto` replaced by what this hardware does: a run that is resumed on another kind begins afresh instead of mixing two"
     return dataclasses.replace(config, precision="bf16" if computes_bf16(device) else "fp32") if config.precision == "auto" else config
@@ -169,9 +170,10 @@ def sha256(
 
 # %% ../nbs/core.ipynb #fp02
 def fingerprint(
-    *nets: torch.nn.Module, # Networks
+    *nets: "torch.nn.Module", # Networks
 ) -> str: # Hexadecimal digest
     "SHA-256 over names and values of all weights and buffers, as they are in memory"
+    import torch
     digest = hashlib.sha256()
     for net in nets:
         for name, value in sorted(net.state_dict().items()):
@@ -182,6 +184,7 @@ def fingerprint(
 # %% ../nbs/core.ipynb #c025
 def environment() -> dict[str, Any]: # Versions, device, commit
     "What a result may depend on besides settings and seed"
+    import torch
     packages = "torch diffusers transformers peft accelerate numpy scikit-learn".split()
     here = Path(__file__).parent if "__file__" in globals() else None
     git = lambda *words: subprocess.run(["git", *words], cwd=here, capture_output=True, text=True).stdout.strip()
@@ -196,6 +199,7 @@ def environment() -> dict[str, Any]: # Versions, device, commit
 # %% ../nbs/core.ipynb #c025b
 def peak_memory() -> float: # GiB
     "Peak resident memory of this process or, on a GPU, of torch's allocations there"
+    import torch
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 

@@ -10,16 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, PretrainedConfig, ResNetConfig, ResNetModel
-from transformers.modeling_outputs import BaseModelOutput
 
-from .hub import HubBody, open_body
 from ..core import atomic, fingerprint, write_json
 
 # %% ../../nbs/classify/backbones.ipynb #c008
@@ -98,6 +96,12 @@ class _LiteConfig:
     strides: Sequence[int] # Of the first block; the others have 1
 
 # %% ../../nbs/classify/backbones.ipynb #li07
+class _Maps(NamedTuple):
+    "Feature maps, named as in transformers"
+    last_hidden_state: Tensor # `[n, d, h', w']`
+    hidden_states: tuple[Tensor, ...] | None # The stem's, those of all stages, and the last again
+
+
 class _LiteModel(nn.Module):
     "EfficientNet-Lite without its classifier: no squeeze-excitation, ReLU6 (Tan & Le 2019, table 1)"
     normalisation = dict(mean=(127 / 255,) * 3, std=(128 / 255,) * 3) # of the training that made the ImageNet weights
@@ -121,13 +125,13 @@ class _LiteModel(nn.Module):
         self,
         x: Tensor, # Normalised images `[n, 3, h, w]`
         output_hidden_states: bool = False, # As in transformers: also the maps on the way
-    ) -> BaseModelOutput: # Its `last_hidden_state` is the feature map `[n, d, h / 32, w / 32]`, its `hidden_states` begin with the stem's
+    ) -> _Maps: # The last one is `[n, d, h / 32, w / 32]`
         "The last feature map, and those of all stages"
         maps = []
         for k, layer in enumerate(self.layers):
             x = layer(x)
             if output_hidden_states and k in (1, *self.ends): maps.append(x.clone() if k == 1 else x) # a ReLU works in place
-        return BaseModelOutput(last_hidden_state=x, hidden_states=(*maps, x) if maps else None)
+        return _Maps(x, (*maps, x) if maps else None)
 
 # %% ../../nbs/classify/backbones.ipynb #c010
 class _CosineHead(nn.Linear):
@@ -151,10 +155,30 @@ _IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))
 
 def _config(
     architecture: dict, # An entry of `SIZES`, or `body` of a `classifier.json`
-) -> PretrainedConfig | _LiteConfig: # In transformers' form, where it has one
+) -> "PretrainedConfig | _LiteConfig": # In transformers' form, where it has one
     "The configuration of a body"
-    if "model_type" in architecture: return AutoConfig.for_model(**architecture)
-    return (_LiteConfig if architecture.get("layer_type") == "inverted" else ResNetConfig)(**architecture)
+    if architecture.get("layer_type") == "inverted": return _LiteConfig(**architecture)
+    from logex_nb.classify.hub import config_of # here, as transformers takes seconds to import, and 'lite0' needs none of it
+    return config_of(architecture)
+
+
+def _body(
+    config: "PretrainedConfig | _LiteConfig", # From `_config`
+) -> nn.Module: # With random weights
+    "The body of a configuration"
+    if isinstance(config, _LiteConfig): return _LiteModel(config)
+    from logex_nb.classify.hub import body_of
+    return body_of(config)
+
+
+def _opened(
+    source: str | Path, # 'imagenet', a hub id or a folder
+    lite: bool, # Of 'lite0'
+) -> nn.Module: # With these weights
+    "A trained body"
+    if lite: return _imagenet_body(source)
+    from logex_nb.classify.hub import open_body
+    return open_body(source)
 
 
 def scaled(
@@ -170,7 +194,7 @@ class ImageClassifier(nn.Module):
 
     def __init__(
         self,
-        config: PretrainedConfig | _LiteConfig, # Architecture of the body (He et al. 2016; Tan & Le 2019), or another of transformers
+        config: "PretrainedConfig | _LiteConfig", # Architecture of the body (He et al. 2016; Tan & Le 2019), or another of transformers
         n_classes: int, # Outputs of the head
         logit_scale: float = 1., # Factor `s` on the logits; losses see them without it
         cosine: bool = False, # Cosines instead of a linear last layer
@@ -181,12 +205,12 @@ class ImageClassifier(nn.Module):
     ):
         super().__init__()
         self.config, self.logit_scale, self.hidden, self.size, self.frozen, self.levels = config, logit_scale, hidden, size, frozen, levels
-        kind = {_LiteConfig: _LiteModel, ResNetConfig: ResNetModel}.get(type(config), HubBody)
-        self.body = kind(config)
+        self.body = _body(config)
+        width = getattr(self.body, "width", None) # known of a body from the hub
         if not getattr(config, "stem_pool", True): self.body.embedder.pooler = nn.Identity()
-        if levels not in ("last", "all") or levels == "all" and kind is HubBody:
-            raise ValueError(f"no levels {levels!r} of {type(config).__name__}: choose 'last'" + ("" if kind is HubBody else " or 'all'"))
-        width = self.body.width if kind is HubBody else config.hidden_sizes[-1] if levels == "last" else sum(config.hidden_sizes)
+        if levels not in ("last", "all") or levels == "all" and width:
+            raise ValueError(f"no levels {levels!r} of {type(config).__name__}: choose 'last'" + ("" if width else " or 'all'"))
+        width = width or (config.hidden_sizes[-1] if levels == "last" else sum(config.hidden_sizes))
         self.neck = nn.Sequential(nn.BatchNorm1d(width, affine=False), nn.Linear(width, hidden), nn.ReLU()) if hidden else nn.Identity()
         self.head = (_CosineHead if cosine else nn.Linear)(hidden or width, n_classes)
         if frozen: self.body.requires_grad_(False)
@@ -284,7 +308,7 @@ def build_backbone(
     if name not in SIZES and "/" not in name and not Path(name).is_dir():
         raise ValueError(f"no backbone {name!r}: choose from {list(SIZES)}, a hub id or a folder")
     source = weights or (None if name in SIZES else name)
-    body = (_imagenet_body if name == "lite0" else open_body)(source) if source else None
+    body = _opened(source, name == "lite0") if source else None
     config = _config(SIZES[name]) if name in SIZES else body.config
     if frozen and not source: raise ValueError(f"backbone {name!r} has random weights: give weights to a body that never learns")
     net = ImageClassifier(config, n_classes, logit_scale, cosine, hidden, size, str(source) if frozen else "", levels)
@@ -307,7 +331,7 @@ def save_classifier(
 ) -> None:
     "Write what `load_classifier` needs, each file whole or not at all; a frozen body's weights stay where they came from"
     body = {key: getattr(net.config, key) for key in _ARCHITECTURE if hasattr(net.config, key)}
-    if isinstance(net.body, HubBody): body = net.config.to_diff_dict() | dict(model_type=net.config.model_type)
+    if hasattr(net.body, "width"): body = net.config.to_diff_dict() | dict(model_type=net.config.model_type)
     write_json(Path(folder) / "classifier.json",
                dict(body=body, n_classes=net.head.out_features, logit_scale=net.logit_scale,
                     cosine=isinstance(net.head, _CosineHead), classes=list(classes), hidden=net.hidden, size=net.size,
@@ -337,7 +361,7 @@ def load_classifier(
     net = ImageClassifier(config, spec["n_classes"], spec["logit_scale"], spec.get("cosine", False), frozen=frozen, **how)
     weights = load_file(folder / "weights.safetensors")
     if frozen:
-        body = (_imagenet_body if isinstance(config, _LiteConfig) else open_body)(frozen)
+        body = _opened(frozen, isinstance(config, _LiteConfig))
         if fingerprint(body) != spec["body_sha256"]:
             raise ValueError(f"the classifier in {folder} was trained on other weights {frozen!r} than those installed: train it again")
         weights |= {f"body.{key}": value for key, value in body.state_dict().items()}

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -175,6 +174,7 @@ def reduction(
     cells: int = 12_000, # From how many cells they are found, drawn at random
 ) -> Callable[[np.ndarray], np.ndarray]: # Maps features `[..., d]` to float16 `[..., components]`
     "Projection on principal components, fitted without labels"
+    from sklearn.decomposition import PCA
     flat = maps.reshape(-1, maps.shape[-1])
     some = flat[np.random.default_rng(0).permutation(len(flat))[:cells]].astype(np.float32)
     if components > min(some.shape): raise ValueError(f"{components} components of {len(some)} cells with {some.shape[1]} features: ask for fewer")

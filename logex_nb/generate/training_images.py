@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.tiles import Tiles
-from .manifest import read_synthetic
+
 
 # %% ../../nbs/generate/training_images.ipynb #c005
 def _pool(tiles: Tiles, amount: int | str, redrawn: Tiles | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -31,6 +31,7 @@ def _pool(tiles: Tiles, amount: int | str, redrawn: Tiles | None = None) -> tupl
 
 def _drawn(tiles: Tiles, folder: Path, kind: str = "guided", first: int = 0, last: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     "Images of a generator"
+    from logex_nb.generate.manifest import read_synthetic # here, as rows without a generator need none of diffusers
     images, labels = read_synthetic(folder, kind, tiles.classes, last and last - first, tiles.images.shape[-2], first)
     if set(labels) & set(tiles.tail_ids) and (none := [tiles.classes[i] for i in tiles.tail_ids if i not in labels]):
         raise ValueError(f"{folder} has images of tail classes, but none of {none}: make them, or take another generator")

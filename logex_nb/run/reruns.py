@@ -21,13 +21,14 @@ import logex_nb
 
 # %% ../../nbs/run/reruns.ipynb #c006
 class _Plain(ast.NodeTransformer):
-    "Takes out what changes no result: docstrings, and the defaults of settings"
+    "Takes out what changes no result: docstrings, import statements, and the defaults of settings"
 
     def _undocumented(self, node: ast.AST) -> ast.AST:
         self.generic_visit(node)
         first = node.body[0] if node.body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            node.body = node.body[1:] or [ast.Pass()]
+            node.body = node.body[1:]
+        if not isinstance(node, ast.Module): node.body = [n for n in node.body if not isinstance(n, (ast.Import, ast.ImportFrom))] or [ast.Pass()]
         return node
 
     visit_Module = visit_FunctionDef = visit_AsyncFunctionDef = _undocumented

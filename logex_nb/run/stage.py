@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+sys.modules.setdefault("rfc3987_syntax", None) # jsonschema would compile this grammar of web addresses for a second, once a stage
+
 import nbformat
 import papermill
 from fastcore.script import Param, call_parse
