@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ddim_scheduler', 'Architecture', 'clip_tokenizer', 'build_pipeline', 'tiny', 'write_sums', 'load_pipeline',
-           'save_pipeline', 'image_side', 'at_side', 'encode_images', 'decode_latents', 'round_trip', 'encode_prompts']
+           'save_pipeline', 'image_side', 'at_side', 'encode_images', 'decode_latents', 'round_trip', 'redraw',
+           'encode_prompts']
 
 # %% ../../nbs/generate/pipeline.ipynb #c004
 import json
@@ -22,6 +23,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from tokenizers import Tokenizer, models, trainers
 from torch import nn
+from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers import logging as transformers_logging
 
@@ -41,7 +43,7 @@ for library in (transformers_logging, diffusers_logging):
     for handler in library.get_logger().handlers: handler.addFilter(_Harmless())
 
 # %% ../../nbs/generate/pipeline.ipynb #cde7feae
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
 from .patches import PatchAutoencoder
 
@@ -286,6 +288,29 @@ def round_trip(
         with torch.no_grad(): x = decode_latents(pipe, z).float().permute(0, 2, 3, 1)
         back.append(at_side((255 * x).round().byte().cpu().numpy(), images.shape[1]))
     return np.concatenate(back)
+
+# %% ../../nbs/generate/pipeline.ipynb #rd02
+def redraw(
+    pipe: StableDiffusionPipeline, # The generator, LoRA fused
+    images: np.ndarray, # uint8 `[n, h, w, 3]`
+    prompts: Sequence[str], # One per image
+    seeds: Sequence[int], # Of the noise, one per image, so that none depends on its neighbours
+    percent: int, # How much of the trajectory is redrawn, from 1 to 100; at 100 nothing of an image is left
+    steps: int = 20, # Of a whole trajectory; more if that is needed for one step of the part
+    scale: float = 3., # Classifier-free guidance
+    batch: int = 32, # Images at a time
+    progress: bool = True, # Show a progress bar
+) -> np.ndarray: # uint8 `[n, h, w, 3]`
+    "Images that were noised and denoised again by diffusers' image-to-image pipeline"
+    if not 1 <= percent <= 100: raise ValueError(f"percent is {percent}: choose from 1 to 100; `round_trip` redraws nothing")
+    side, again, done = image_side(pipe), StableDiffusionImg2ImgPipeline.from_pipe(pipe), []
+    again.set_progress_bar_config(disable=True)
+    for part in tqdm(np.split(np.arange(len(images)), range(batch, len(images), batch)), "redrawn", disable=not progress):
+        x = torch.from_numpy(at_side(images[part], side)).permute(0, 3, 1, 2).float() / 255
+        out = again([prompts[i] for i in part], image=x, strength=percent / 100, generator=[torch.Generator().manual_seed(seeds[i]) for i in part],
+                    num_inference_steps=max(steps, -(-100 // percent)), guidance_scale=scale, output_type="np").images
+        done.append(at_side((255 * out).round().astype(np.uint8), images.shape[1]))
+    return np.concatenate(done)
 
 # %% ../../nbs/generate/pipeline.ipynb #c035
 def encode_prompts(

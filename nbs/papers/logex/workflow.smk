@@ -276,6 +276,19 @@ rule autoencoders:
     shell: autoencoders.command
 
 
+bases = stage("bases", seeds=ASKED["seeds"])
+
+BASES = dict(prompt=study.choices.prompt, pretrain=study.settings("pretrain"), lora=study.settings("lora", **study.differences("loras", "tail")), guidance=study.settings("guidance"))
+
+rule bases:
+    input: records("data"), records("base"), records("lora", "tail", FIRST), trained(["oracle"], [0])
+    output: bases.outputs
+    params: made_of=bases.made_of(None, **recipes_of(["ce"]), **BASES, seeds=SEEDS)
+    threads: bases.threads
+    resources: gpu=1
+    shell: bases.command
+
+
 figure2 = stage("figure2", generation=FIRST)
 
 rule figure2:
