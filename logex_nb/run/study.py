@@ -48,6 +48,11 @@ class Arm:
         return [a["images"] for a in self.add if "images" in a]
 
     @property
+    def chosen(self) -> list[tuple[str, str]]:
+        "Generator and kind of the images of which a score keeps some"
+        return [(a["images"], a.get("kind", "guided")) for a in self.add if "by" in a]
+
+    @property
     def redrawn(self) -> list[int]:
         "How much of their trajectory is redrawn of the pool images that it needs [%]"
         return [a["redrawn"] for a in self.add if "redrawn" in a]
@@ -100,7 +105,8 @@ class _Entries(dict):
 # %% ../../nbs/run/study.ipynb #c015
 SECTIONS = dict(
     protocol="data.protocols:Protocol", training="classify.training:Training", architecture="generate.pipeline:Architecture",
-    pretrain="generate.pretraining:Pretrain", decoder_tuning="generate.decoding:DecoderTuning", lora="generate.lora:Lora")
+    pretrain="generate.pretraining:Pretrain", decoder_tuning="generate.decoding:DecoderTuning", lora="generate.lora:Lora",
+    selection="judge.selection:Selection")
 
 
 @dataclass(frozen=True)

@@ -117,11 +117,12 @@ def needs_of(
     arm: str, # Name of the arm
     seed: str | int, # The classifier's seed
 ) -> list[str]: # Records
-    "What an arm learns from: real images, decoded ones where it sees both, what its generators drew, and what was redrawn"
+    "What an arm learns from: real images, decoded ones where it sees both, what its generators drew and how that scored, and what was redrawn"
     real = ["data", *(["autoencoder"] if study.decoded(arm) else [])]
     drawn = [(study.generators[g].stage, g, study.generation(int(seed))) for g in study.arms[arm].generators]
     redrawn = [("redrawn", str(percent)) for percent in study.arms[arm].redrawn]
-    return [Stage(study, name, tuple(parts)).record for name, *parts in [*((r,) for r in real), *drawn, *redrawn]]
+    scores = [("scores", g, kind, study.generation(int(seed))) for g, kind in study.arms[arm].chosen]
+    return [Stage(study, name, tuple(parts)).record for name, *parts in [*((r,) for r in real), *drawn, *scores, *redrawn]]
 
 # %% ../../nbs/run/workflow.ipynb #c014
 def _check_threads(

@@ -118,6 +118,21 @@ rule redrawn:
     shell: redrawn.command
 
 
+# How far images lie from the real ones of their class, for arms that choose
+
+scores = stage("scores", "{generator}", "{kind}", "{generation}", generator="{generator}", kind="{kind}", generation="{generation}")
+
+
+rule scores:
+    input: records("data"), lambda w: records(study.generators[w.generator].stage, w.generator, w.generation), lambda w: trained([study.settings("selection").classifier], [int(w.generation.removeprefix("set"))])
+    output: scores.outputs
+    wildcard_constraints: generator="|".join(study.generators), kind="guided|start", generation=r"set\d+"
+    params: made_of=lambda w: scores.made_of(w, selection=study.settings("selection"))
+    threads: scores.threads
+    resources: gpu=1
+    shell: scores.command
+
+
 rule outliers:
     input: records("data"), records("base"), lambda w: [records("autoencoder")] if guide_of(w).section in study.choices.decoded else [],
            lambda w: [records("lora", "tail", w.generation)] if study.settings("dream_ood").lora else []
@@ -261,6 +276,17 @@ rule tuning:
     threads: tuning.threads
     resources: gpu=1
     shell: tuning.command
+
+
+selection = stage("selection", seeds=ASKED["seeds"])
+
+rule selection:
+    input: records("data"), [(records("images", "logex", study.generation(s)), records("scores", "logex", "guided", study.generation(s))) for s in SEEDS]
+    output: selection.outputs
+    params: made_of=selection.made_of(None, **recipes_of(["ce", "logex"]), selection=study.settings("selection"), seeds=SEEDS)
+    threads: selection.threads
+    resources: gpu=1
+    shell: selection.command
 
 
 autoencoders = stage("autoencoders", seeds=ASKED["seeds"])
