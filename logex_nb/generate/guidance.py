@@ -63,6 +63,7 @@ class Guidance(Sampling):
     stop: float = .4 # Confidence at which an image is done, or evenness for `uniform`
     classifier_size: int = 256 # Side at which the classifier sees the image; 0 leaves it as decoded
     antialias: bool = False # Low-pass filter, and clamping, when resizing for the classifier
+    views: int = 1 # Orientations in which the classifier is asked, up to 8; the mean of its logits counts
     legacy_double_step: bool = False # The released code's reading of the clean latent
     checkpointing: bool = True # Compute activations again instead of keeping them
 
@@ -76,6 +77,7 @@ class Guidance(Sampling):
                              f"loss_steps, {self.loss_steps}, to {self.num_inference_steps - 1}")
         if self.guidance_steps and not self.rates:
             raise ValueError("nothing to optimise: switch a part on, or set guidance_steps to 0")
+        if not 1 <= self.views <= 8: raise ValueError(f"views is {self.views}: choose from 1 to 8")
         if self.objective not in _OBJECTIVES:
             raise ValueError(f"objective is {self.objective!r}: choose from {list(_OBJECTIVES)}")
 
@@ -103,6 +105,15 @@ def resize(
     return out.clamp(0, 1) if antialias else out
 
 # %% ../../nbs/generate/guidance.ipynb #c024
+def _turned(
+    images: Tensor, # `[n, 3, h, h]`
+    k: int, # 0 to 7; 0 leaves them as they are
+) -> Tensor: # The same shape, with gradient
+    "Mirrored left to right (1), upside down (2), transposed (4), or several of them"
+    images = images.flip([d for d, bit in ((-1, 1), (-2, 2)) if k & bit])
+    return images.mT if k & 4 else images
+
+
 class _Seen(NamedTuple):
     "What one evaluation finds"
     loss: Tensor # `[n]`, with gradient
@@ -123,7 +134,8 @@ def evaluate(
     def look(latents):
         with autocast(latents.device, config.precision):
             images = decode_latents(pipe, latents.to(vae.dtype)).to(latents.dtype)
-            logits = classifier(resize(images, config.classifier_size, config.antialias))
+            seen = resize(images, config.classifier_size, config.antialias)
+            logits = sum(classifier(_turned(seen, k)) for k in range(config.views)) / config.views
         logits = logits.to(latents.dtype)
         loss = _OBJECTIVES[config.objective].loss(logits, targets)
         return loss, confidence(logits, targets), images
