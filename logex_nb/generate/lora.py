@@ -57,6 +57,7 @@ class Lora:
     min_snr: float = 0 # Ceiling of the signal-to-noise ratio in the loss weight; 0 weights all times alike, as the paper
     precision: str = "auto" # Of the UNet (A and B stay fp32): `fp32`, `bf16`, or `auto`, what the hardware is made for
     head: int = 0 # Images per head class that train along with the tail's
+    each: bool = False # One LoRA per tail class; they share the steps
     hflip: bool = True # Mirror half of the images left-right
     vflip: bool = False # and upside-down
     sample_posterior: bool = True # Draw latents from the VAE's posterior; its mean otherwise
