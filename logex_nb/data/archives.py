@@ -59,7 +59,8 @@ class Archive(Source):
         "What to do when something is missing"
         return f"`find_source({self.word!r}).fetch()` downloads it ({self.licence})" if self.remotes else self.by_hand
 
-    def files(self) -> list[tuple[str, int, int]]: return files_below(self.folder)
+    @property
+    def where(self) -> Path: return self.folder
 
     def listed(self) -> pd.DataFrame:
         "A row per image: its name, its label, and what else is known"

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SUFFIXES', 'Dataset', 'resized', 'read_images', 'Source', 'files_below', 'Folder', 'dataset_of_files',
-           'Npz', 'Phantom', 'PhantomSkin', 'locate']
+           'Npz', 'Phantom', 'PhantomSkin', 'content_digest', 'locate']
 
 # %% ../../nbs/data/sources.ipynb #c002
+import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +22,7 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from ..core import repo_root, sha256
+from ..core import repo_root, sha256, write_json
 from ..phantom.dermoscopy import LESIONS, LesionDifficulty, photograph
 from ..phantom.histology import CLASSES, HEAD, tile
 
@@ -147,9 +149,14 @@ class Source:
         "Its table and its reader"
         raise NotImplementedError
 
+    @property
+    def where(self) -> Path | None:
+        "The folder or the file of its images; None where they are drawn"
+        return None
+
     def files(self) -> list[tuple[str, int, int]]:
         "Path, size in bytes and time of change in ns of each file; none where images are drawn"
-        return []
+        return files_below(self.where) if self.where else []
 
 # %% ../../nbs/data/sources.ipynb #a000
 def files_below(
@@ -177,7 +184,8 @@ class Folder(Source):
     @property
     def name(self) -> str: return _short(self.path.name)
 
-    def files(self) -> list[tuple[str, int, int]]: return files_below(self.path)
+    @property
+    def where(self) -> Path: return self.path
 
 # %% ../../nbs/data/sources.ipynb #c035
 def dataset_of_files(
@@ -246,7 +254,8 @@ class Npz(Source):
     @property
     def name(self) -> str: return _short(self.path.stem)
 
-    def files(self) -> list[tuple[str, int, int]]: return files_below(self.path)
+    @property
+    def where(self) -> Path: return self.path
 
 # %% ../../nbs/data/sources.ipynb #c043
 @patch
@@ -360,6 +369,19 @@ def open(self: PhantomSkin) -> Dataset:
     read = lambda rows, size: read_images(lambda image, size: drawn(image, size)[0], list(rows.image), size)
     masks = lambda rows, size: read_images(lambda image, size: drawn(image, size)[1], list(rows.image), size, ()) > 0
     return Dataset(self.name, list(LESIONS), _tidy(pd.DataFrame(rows, columns=["image", "label", "group"]), self.name), read, "none needed", read_masks=masks)
+
+# %% ../../nbs/data/sources.ipynb #cd01
+def content_digest(
+    source: Source, # Of files, or drawn
+    memory: Path | str, # What earlier calls read, as JSON
+) -> str: # SHA-256 over names and contents
+    "What a source consists of now"
+    top, memory, known = source.where, Path(memory), {}
+    with suppress(OSError, ValueError): known = json.loads(memory.read_text())
+    found = {name: [size, changed, known[name][2] if known.get(name, ())[:2] == [size, changed] else sha256(top if top.is_file() else top / name)]
+             for name, size, changed in source.files()}
+    if found != known and found: write_json(memory, found)
+    return sha256(repr([(name, digest) for name, (*_, digest) in found.items()]).encode())
 
 # %% ../../nbs/data/sources.ipynb #a002
 def locate(

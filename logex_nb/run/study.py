@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core import configure, load_config, read_profile, read_record, repo_root, sha256
 from ..data.protocols import Protocol
 from ..data.catalogue import find_source
-from ..data.sources import Source
+from ..data.sources import Source, content_digest
 
 # %% ../../nbs/run/study.ipynb #c005
 def papers() -> list[str]: # Names of the folders, in the order of their `position`
@@ -159,8 +159,9 @@ def source(self: Study) -> Source:
 # %% ../../nbs/run/study.ipynb #g020
 @patch(as_prop=True)
 def files(self: Study) -> str:
-    "Digest of what its source consists of now, by size and time of change"
-    return sha256(repr(self.source.files()).encode())
+    "Digest of what its source consists of now"
+    source = self.source
+    return content_digest(source, repo_root() / "runs" / "digests" / f"{sha256(str(source.where).encode())[:16]}.json")
 
 # %% ../../nbs/run/study.ipynb #c018
 @patch
