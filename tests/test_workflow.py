@@ -1,4 +1,5 @@
 "The two commands, as a user meets them: one clear line and a non-zero exit for every slip"
+import json
 import os
 import re
 import shutil
@@ -96,6 +97,22 @@ def test_other_images_begin_again_with_the_split(tmp_path):
         Image.new("RGB", (8, 8), "white").save(data / "rare" / "2.png")
         assert re.search(r"^data +1$", said(), re.M)
     finally: forget(data)
+
+
+@pytest.mark.parametrize("name", ["batch #2", "it's: a {test}"])
+def test_a_path_is_passed_on_as_it_is(tmp_path, name):
+    "Beside a folder whose name is a part of it, and from another working folder"
+    own = tmp_path.parent.name.replace("-", "_")
+    data, other = tmp_path / f"{own} {name}", tmp_path / own
+    tiny(data)
+    runs = ROOT / "runs" / "smoke" / re.sub(r"[^\w.-]+", "_", data.name) / "logex"
+    tiny(other)
+    try:
+        done = subprocess.run([BIN / "logex_reproduce", "--dataset", f"folder:{os.path.relpath(data, ROOT / 'nbs')}", "--target", "logex_figure4"],
+                              cwd=ROOT / "nbs", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((runs / "data" / "record.json").read_text())["config"]["source"]["path"] == str(data)
+    finally: shutil.rmtree(runs.parent, ignore_errors=True), shutil.rmtree(ROOT / "runs" / "results" / "smoke" / runs.parent.name, ignore_errors=True)
 
 
 def test_a_lock_that_cannot_be_taken(tmp_path):

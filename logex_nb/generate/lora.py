@@ -43,7 +43,7 @@ _MODULES = dict(
 @dataclass(frozen=True)
 class Lora:
     "Settings of the fine-tuning; the defaults are the paper's"
-    FREE: ClassVar = ("checkpoint_every",) # Change no weight
+    FREE: ClassVar = ("checkpoint_every", "log_every") # Change no weight
     rank: int = 4 # Rank r of the update
     alpha: int = 0 # The update is scaled by alpha / rank; 0 stands for alpha = rank
     modules: str = "all" # What is adapted, `all`, `cross` or `wide`

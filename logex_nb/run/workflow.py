@@ -7,6 +7,7 @@ __all__ = ['Stage', 'study_of', 'needs_of', 'snakemake_command', 'logex_reproduc
 
 # %% ../../nbs/run/workflow.ipynb #c002
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote as percent_encoded
+from urllib.parse import unquote
 
 import pandas as pd
 from fastcore.basics import patch
@@ -23,7 +26,7 @@ from fastcore.script import call_parse
 from filelock import FileLock, Timeout
 
 from ..core import configure, profiles, repo_root
-from ..data.catalogue import SOURCES
+from ..data.catalogue import SOURCES, absolute
 from .reruns import changes, code_of, made_of
 from .study import SECTIONS, Study, papers
 from .terminal import expected_seconds, watch
@@ -109,7 +112,7 @@ def study_of(
 ) -> Study: # As the rules see it
     "The study that Snakemake was asked for"
     for key, value in dict(profile="smoke", dataset="phantom", seeds="0", rows="").items(): config.setdefault(key, value)
-    return Study(config["paper"], config["profile"], config["dataset"], config["rows"] or "")
+    return Study(config["paper"], config["profile"], unquote(config["dataset"]), config["rows"] or "")
 
 # %% ../../nbs/run/workflow.ipynb #c011b
 def needs_of(
@@ -189,11 +192,13 @@ def snakemake_command(
     "How Snakemake is called, after a check of everything that can be checked now"
     if study.profile not in profiles(): raise ValueError(f"no profile {study.profile!r}: choose from {profiles()}")
     _check_profile(study), study.table() # what is wrong with them is said now
-    if not seeds or not all(s.strip().isdigit() for s in seeds.split(",")):
-        raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
+    if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
+    asked = [int(s) for s in seeds.split(",")]
+    if len(set(asked)) < len(asked): raise ValueError(f"seeds are {seeds!r}: give each one once")
+    if cores < 1: raise ValueError(f"cores is {cores}: give 1 or more, or 0 for all")
     return [sys.executable, "-m", "snakemake", *wanted, "--cores", str(cores), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
             "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", *(["rules"] if plan else []), "--config", f"paper={study.paper}",
-            f"profile={study.profile}", f"dataset={study.dataset}", f"seeds={seeds}", f"rows={study.rows}"]
+            f"profile={study.profile}", f"dataset={percent_encoded(study.dataset, safe=':/')}", f"seeds={seeds}", f"rows={study.rows}"] # Snakemake reads YAML, and its jobs read it again
 
 # %% ../../nbs/run/workflow.ipynb #c021
 def _tables(
@@ -258,7 +263,7 @@ def logex_reproduce(
     demo: bool = False, # What `make demo` makes: the targets and rows that the first paper names for it
 ):
     "Make a table or figure and everything that it needs"
-    cores = cores or os.cpu_count()
+    cores, dataset = cores or os.cpu_count(), absolute(dataset)
     if demo:
         shown = Study(papers()[0], profile, dataset).about["demo"]
         target, rows = ",".join(f"{papers()[0]}_{t}" for t in shown["targets"]), shown["rows"]
