@@ -107,7 +107,7 @@ PRECISIONS = "auto", "bf16", "fp32" # bfloat16 where it is faster, bfloat16, flo
 
 @cache
 def computes_bf16(
-    device: "torch.device | str" = "cpu", # Where the networks are
+    device: Any = "cpu", # A torch device or its name
 ) -> bool: # Neither emulation nor AVX512-BF16 counts
     "Whether the processor has units for matrices of 16-bit numbers, so that they take less time"
     import torch # in each function that needs it: a command that only plans, or says how it is called, does not wait for it
@@ -116,9 +116,9 @@ def computes_bf16(
 
 # %% ../nbs/core.ipynb #p002b
 def autocast(
-    device: "torch.device | str", # Where the networks are
+    device: Any, # A torch device or its name
     precision: str, # One of `PRECISIONS`
-) -> "torch.autocast": # For `with`; in float32 it does nothing
+) -> Any: # A `torch.autocast`, for `with`; in float32 it does nothing
     "Forward passes in this precision; weights, losses and optimisers stay as they are"
     import torch
     if precision not in PRECISIONS: raise ValueError(f"precision is {precision!r}: choose from {list(PRECISIONS)}")
@@ -128,7 +128,7 @@ def autocast(
 # %% ../nbs/core.ipynb #p002c
 def settled(
     config: _T, # A dataclass with a `precision`
-    device: "torch.device | str", # Where the networks are
+    device: Any, # A torch device or its name
 ) -> _T: # The same, never with `auto`
     "`auto` replaced by what this hardware does: a run that is resumed on another kind begins afresh instead of mixing two"
     return dataclasses.replace(config, precision="bf16" if computes_bf16(device) else "fp32") if config.precision == "auto" else config
@@ -170,7 +170,7 @@ def sha256(
 
 # %% ../nbs/core.ipynb #fp02
 def fingerprint(
-    *nets: "torch.nn.Module", # Networks
+    *nets: Any, # Networks, each a `torch.nn.Module`
 ) -> str: # Hexadecimal digest
     "SHA-256 over names and values of all weights and buffers, as they are in memory"
     import torch

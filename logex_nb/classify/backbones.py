@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from fastcore.basics import patch
@@ -158,7 +158,7 @@ _IMAGENET = dict(mean=(.485, .456, .406), std=(.229, .224, .225))
 
 def _config(
     architecture: dict, # An entry of `SIZES`, or `body` of a `classifier.json`
-) -> "PretrainedConfig | _LiteConfig": # In transformers' form, where it has one
+) -> Any: # In transformers' form, where it has one
     "The configuration of a body"
     if architecture.get("layer_type") == "inverted": return _LiteConfig(**architecture)
     from logex_nb.classify.hub import config_of # here, as transformers takes seconds to import, and 'lite0' needs none of it
@@ -166,7 +166,7 @@ def _config(
 
 
 def _body(
-    config: "PretrainedConfig | _LiteConfig", # From `_config`
+    config: Any, # From `_config`
 ) -> nn.Module: # With random weights
     "The body of a configuration"
     if isinstance(config, _LiteConfig): return _LiteModel(config)
@@ -198,7 +198,7 @@ class ImageClassifier(nn.Module):
 
     def __init__(
         self,
-        config: "PretrainedConfig | _LiteConfig", # Architecture of the body (He et al. 2016; Tan & Le 2019), or another of transformers
+        config: Any, # A `PretrainedConfig` of transformers or a `_LiteConfig`: architecture of the body (He et al. 2016; Tan & Le 2019), or another of transformers
         n_classes: int, # Outputs of the head
         logit_scale: float = 1., # Factor `s` on the logits; losses see them without it
         cosine: bool = False, # Cosines instead of a linear last layer
