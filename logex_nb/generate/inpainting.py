@@ -29,7 +29,7 @@ from ..core import autocast, child_seed, fingerprint, settled, sha256
 from .manifest import fill_folder
 from .masks import check_masks, dilated
 from .pipeline import StableDiffusionPipeline, UNet2DConditionModel, decode_latents, encode_images, image_side
-from .pretraining import fit_averaged, snr_weights
+from .pretraining import dihedral, fit_averaged, snr_weights
 from .sampler import ddim_plan, ddim_step
 
 # %% ../../nbs/generate/inpainting.ipynb #c006
@@ -66,7 +66,7 @@ class ClassTokens(ModelMixin, ConfigMixin):
         "What the UNet reads"
         return self.layers(self.embedding(ids))[:, None]
 
-
+# %% ../../nbs/generate/inpainting.ipynb #c009b
 @dataclass
 class Painter:
     "A generator that inpaints"
@@ -85,7 +85,7 @@ class Painter:
         "What it can paint"
         return list(self.tokens.config.classes)
 
-
+# %% ../../nbs/generate/inpainting.ipynb #c009c
 def new_painter(
     pipe: StableDiffusionPipeline, # A generator; its UNet is replaced
     classes: Sequence[str], # Names, in the order of their ids
@@ -111,7 +111,7 @@ def _beside(
     with torch.no_grad(): z = pipe.vae.encode(x * (masks < .5)).latent_dist.mean * pipe.vae.config.scaling_factor
     return torch.cat([F.interpolate(masks, z.shape[2:]), z], 1)
 
-
+# %% ../../nbs/generate/inpainting.ipynb #c012b
 def paste(
     images: np.ndarray, # Photographs, uint8 `[n, h, h, 3]`
     painted: np.ndarray, # As decoded, uint8 `[n, h, h, 3]`
@@ -122,7 +122,7 @@ def paste(
     share = np.stack([np.clip(distance_transform_edt(mask) / max(feather, 1e-6), 0, 1) for mask in masks])[..., None]
     return np.where(share > 0, np.rint(images * (1 - share) + painted * share), images).astype(np.uint8)
 
-
+# %% ../../nbs/generate/inpainting.ipynb #c012c
 @torch.no_grad()
 def paint(
     painter: Painter, # Trained
@@ -177,7 +177,7 @@ class Inpainting:
         if not (0 <= self.lesion and 0 <= self.oval and self.lesion + self.oval <= 1):
             raise ValueError(f"lesion is {self.lesion} and oval {self.oval}: both are shares, and at most 1 together")
 
-
+# %% ../../nbs/generate/inpainting.ipynb #c016b
 def _oval(size: int, generator: torch.Generator) -> np.ndarray:
     "A random ellipse, bool `[size, size]`"
     a, b, y, x, turn = torch.rand(5, generator=generator).tolist()
@@ -187,10 +187,9 @@ def _oval(size: int, generator: torch.Generator) -> np.ndarray:
     return mask if mask.any() else ~mask
 
 
-def _turn(x: Tensor, k: int) -> Tensor:
-    return (x.flip(-1) if k & 4 else x).rot90(k & 3, (-2, -1))
 
 
+# %% ../../nbs/generate/inpainting.ipynb #c016c
 def train_painter(
     painter: Painter, # From `new_painter`; trained in place
     images: np.ndarray, # uint8 `[n, h, h, 3]`
@@ -214,7 +213,7 @@ def train_painter(
         ids, turns, kinds = torch.multinomial(often, b, True, generator=g), torch.randint(8, (b,), generator=g), torch.rand(b, generator=g)
         whose = [grown[i] if u < config.lesion else _oval(side, g) if u < config.lesion + config.oval else np.ones((side, side), bool) for i, u in zip(ids, kinds)]
         pairs = torch.cat([torch.from_numpy(np.ascontiguousarray(images[ids])).permute(0, 3, 1, 2), torch.from_numpy(np.stack(whose))[:, None].byte()], 1)
-        pairs = torch.stack([_turn(pair, int(k)) for pair, k in zip(pairs, turns)])
+        pairs = torch.stack([dihedral(pair, int(k)) for pair, k in zip(pairs, turns)])
         x, m = pairs[:, :3].permute(0, 2, 3, 1).numpy(), pairs[:, 3:].float()
         z, beside = encode_images(pipe, x).to(device), _beside(pipe, x, m)
         t, noise = torch.randint(len(alphas), (b,), generator=g), torch.randn(z.shape, generator=g).to(device)
@@ -253,7 +252,7 @@ class PaintSampling:
     batch: int = 32 # Images at a time
     precision: str = "auto" # Of the UNet: `fp32`, `bf16`, or `auto`, what the hardware is made for
 
-
+# %% ../../nbs/generate/inpainting.ipynb #pf02b
 def paint_folder(
     painter: Painter, # Trained
     images: np.ndarray, # Photographs, uint8 `[n, h, h, 3]`

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..classify.checkpoints import run_key
 from ..core import autocast, child_seed, settled
-from .pretraining import fit_averaged
+from .pretraining import dihedral, fit_averaged
 
 # %% ../../nbs/generate/masks.ipynb #c008
 def check_masks(
@@ -82,10 +82,9 @@ def _segmenter(config: Masks) -> nn.Module:
     return BasicUNet(spatial_dims=2, in_channels=3, out_channels=1, features=(w, w, 2 * w, 4 * w, 8 * w, w))
 
 
-def _turn(x: torch.Tensor, k: int) -> torch.Tensor:
-    return (x.flip(-1) if k & 4 else x).rot90(k & 3, (-2, -1))
 
 
+# %% ../../nbs/generate/masks.ipynb #c014b
 def train_segmenter(
     images: np.ndarray, # uint8 `[n, h, h, 3]`, h a multiple of 16
     masks: np.ndarray, # bool `[n, h, h]`
@@ -109,7 +108,7 @@ def train_segmenter(
         ids, turns = torch.randint(len(x), (config.batch,), generator=g), torch.randint(8, (config.batch,), generator=g)
         gains = 1 + config.tint * torch.randn(config.batch, 3, 1, 1, generator=g)
         pairs = torch.cat([x[ids].float() / 255 * gains, y[ids].float()], 1).clamp(0, 1)
-        pairs = torch.stack([_turn(pair, int(k)) for pair, k in zip(pairs, turns)]).to(device)
+        pairs = torch.stack([dihedral(pair, int(k)) for pair, k in zip(pairs, turns)]).to(device)
         with autocast(device, config.precision): logits = net(pairs[:, :3])
         return loss_of(logits.float(), pairs[:, 3:])
 
@@ -118,7 +117,7 @@ def train_segmenter(
     fit_averaged(net, loss_at, config.steps, config.lr, config.ema, folder / "segmenter.pt", key, config.checkpoint_every, "segmenter", progress)
     return net
 
-
+# %% ../../nbs/generate/masks.ipynb #c014c
 @torch.inference_mode()
 def find_lesions(
     net: nn.Module, # From `train_segmenter`
@@ -126,9 +125,9 @@ def find_lesions(
     batch: int = 64, # Images at a time
 ) -> np.ndarray: # Probability of lesion, float32 `[n, h, h]`
     "The mean of eight orientations"
-    device, back = next(net.parameters()).device, lambda y, k: (z := y.rot90(-(k & 3), (-2, -1))).flip(-1) if k & 4 else y.rot90(-(k & 3), (-2, -1))
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    ask = lambda part: sum(back(net(_turn(part, k)).sigmoid(), k) for k in range(8)) / 8
+    device, x = next(net.parameters()).device, torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    back = lambda y, k: (y.flip(-1) if k >= 4 else y).rot90(-k % 4, (-2, -1)) # undoes `dihedral`
+    ask = lambda part: sum(back(net(dihedral(part, k)).sigmoid(), k) for k in range(8)) / 8
     return torch.cat([ask(part.to(device).float() / 255)[:, 0].cpu() for part in x.split(batch)]).numpy()
 
 # %% ../../nbs/generate/masks.ipynb #c018

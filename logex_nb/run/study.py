@@ -7,6 +7,7 @@ __all__ = ['SECTIONS', 'papers', 'Arm', 'Generator', 'Autoencoder', 'Study', 'no
 
 # %% ../../nbs/run/study.ipynb #c002
 import importlib
+import json
 import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, make_dataclass
@@ -14,11 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from fastcore.basics import patch
 from ..core import configure, load_config, read_profile, read_record, repo_root, sha256
 from ..data.protocols import Protocol
 from ..data.catalogue import find_source
 from ..data.sources import Source, content_digest
+from .reruns import code_of
 
 # %% ../../nbs/run/study.ipynb #c005
 def papers() -> list[str]: # Names of the folders, in the order of their `position`
@@ -48,7 +51,7 @@ class Arm:
         return [a["images"] for a in self.add if "images" in a]
 
     @property
-    def chosen(self) -> list[tuple[str, str]]:
+    def scored(self) -> list[tuple[str, str]]:
         "Generator and kind of the images of which a score keeps some"
         return [(a["images"], a.get("kind", "guided")) for a in self.add if "by" in a]
 
@@ -334,6 +337,26 @@ def runs(self: Study) -> Path:
 def results(self: Study) -> Path:
     "Where its tables and figures go"
     return repo_root() / self.choices.results / self.profile / self.name
+
+# %% ../../nbs/run/study.ipynb #kp02
+@patch
+def kept(
+    self: Study,
+    page: str, # A notebook of the paper
+) -> Path: # A folder
+    "Where a page keeps what it trained with this code of the package"
+    code = {name: digest for name, digest in code_of(self.home / f"{page}.ipynb").items() if "." in name} # one without a dot is the page
+    return self.runs / "reports" / sha256(json.dumps(code).encode())[:16]
+
+# %% ../../nbs/run/study.ipynb #kp04
+@patch
+def lines(
+    self: Study,
+    found: Iterable[tuple[str, int, dict[str, float]]], # Arm, seed, and values by metric
+) -> pd.DataFrame: # A line per arm, seed and metric
+    "Measurements as lines of the ledger"
+    same = dict(paper=self.paper, profile=self.profile, dataset=self.name, fold=-1)
+    return pd.DataFrame([same | dict(arm=arm, seed=seed, metric=metric, value=value) for arm, seed, values in found for metric, value in values.items()])
 
 # %% ../../nbs/run/study.ipynb #c031c
 @patch(as_prop=True)

@@ -124,7 +124,7 @@ def needs_of(
     real = ["data", *(["autoencoder"] if study.decoded(arm) else [])]
     drawn = [(study.generators[g].stage, g, study.generation(int(seed))) for g in study.arms[arm].generators]
     redrawn = [("redrawn", str(percent)) for percent in study.arms[arm].redrawn]
-    scores = [("scores", g, kind, study.generation(int(seed))) for g, kind in study.arms[arm].chosen]
+    scores = [("scores", g, kind, study.generation(int(seed))) for g, kind in study.arms[arm].scored]
     return [Stage(study, name, tuple(parts)).record for name, *parts in [*((r,) for r in real), *drawn, *scores, *redrawn]]
 
 # %% ../../nbs/run/workflow.ipynb #c014
