@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,6 +44,7 @@ class Training:
     views: int = 1 # Orientations whose outputs are averaged when the classifier is asked, up to 8
     epochs: int = 60 # Passes over the training images
     batch: int = 128 # Images per step
+    updates: int = 0 # Steps per epoch, the same however many images there are; 0: each image once
     lr: float = 1e-4 # Learning rate at the start
     min_lr: float = 1e-5 # Where the cosine ends
     weight_decay: float = .01 # Of AdamW
@@ -129,13 +131,15 @@ def train_epoch(
     labels: Tensor, # Class ids `[n]`, where the network is
     config: Training, # `batch`, `precision` and the augmentation
     generator: torch.Generator, # On the CPU, for order and augmentation
+    weights: Tensor | None = None, # Of each image's loss `[n]`, where the network is; all alike if not given
 ) -> float: # Mean loss per image
-    "One pass over the training images, minimising the plain mean of `loss`"
+    "One pass over the training images, minimising the plain mean of `loss`; or `updates` batches of them"
     device, total = labels.device, torch.zeros((), device=labels.device)
-    draws = dict(random=lambda: shuffled(len(labels), config.batch, generator),
-                 balanced=lambda: balanced_batches(labels, config.batch, generator))
-    for ids in draws[config.sampling]():
-        y = labels[ids.to(device)]
+    draws, seen = dict(random=lambda: shuffled(len(labels), config.batch, generator),
+                       balanced=lambda: balanced_batches(labels, config.batch, generator)), 0
+    once = draws[config.sampling]
+    for ids in islice(chain.from_iterable(once() for _ in count()), config.updates) if config.updates else once():
+        y, seen = labels[ids.to(device)], seen + len(ids)
         x = fetch(held, ids, device, generator)
         x = augment(x, generator, config.hflip, config.vflip, config.rotation, config.jitter)
         losses_of = lambda logits: loss(logits, y)
@@ -143,11 +147,12 @@ def train_epoch(
         with autocast(device, config.precision):
             logits = net.head(net.features(x))
         losses = losses_of(logits.float())
+        if weights is not None: losses = losses * weights[ids.to(device)]
         optimizer.zero_grad()
         losses.mean().backward()
         optimizer.step()
         total += losses.detach().sum()
-    return total.item() / len(labels)
+    return total.item() / seen
 
 # %% ../../nbs/classify/training.ipynb #c024
 def validate(
@@ -280,6 +285,7 @@ def train(
     device: torch.device | str = "cpu", # Where to train
     progress: bool = True, # Show a progress bar
     remembered: Path | str | None = None, # Folder for what a frozen body says of images; in `folder` if not given
+    weights: np.ndarray | None = None, # Of each image's loss `[n]`; all alike if not given
 ) -> ImageClassifier: # After its best epoch, in eval mode
     "Train a classifier, going on where the same run was interrupted"
     labels, val_labels = np.asarray(labels, np.int64), np.asarray(val_labels, np.int64)
@@ -287,7 +293,9 @@ def train(
     config = settled(config, device)
     data, folder = (images, labels, val_images, val_labels), Path(folder)
     remembered = Path(remembered or folder / "remembered")
-    key, first = run_key(asdict(config), seed, *data, np.asarray(tail)), None
+    weighing = [] if weights is None else [np.asarray(weights, np.float32)]
+    if weighing and (config.smote or config.crt_epochs or len(weights) != len(labels)): raise ValueError(f"{len(weights)} weights for {len(labels)} images: give one each, and neither smote nor crt_epochs")
+    key, first = run_key(asdict(config), seed, *data, np.asarray(tail), *weighing), None
     if config.crt_epochs:
         begin, first = replace(config, crt_epochs=0, posthoc="none"), folder / f"first-{key[:12]}"
         if not (first / "weights.safetensors").exists():
@@ -297,8 +305,9 @@ def train(
     images, val_images = (seen_by(net, x, remembered, device, progress) for x in (images, val_images))
     if config.smote: images, labels = smote(images, labels, tail, config.smote, seed)
     held, targets, counts = hold(images, device), torch.tensor(labels, device=device), np.bincount(labels)
+    each = torch.from_numpy(weighing[0]).to(device) if weighing else None
     one_pass = lambda epoch, generator: train_epoch(
-        net, optimizer, _epoch_loss(epoch, counts, config, tail), held, targets, config, generator)
+        net, optimizer, _epoch_loss(epoch, counts, config, tail), held, targets, config, generator, each)
     look = lambda: validate(net, val_images, val_labels, tail, config.select, config.views)
     learned = nn.ModuleList([net.neck, net.head]) if config.frozen else net
     run_epochs(learned, optimizer, one_pass, look, config, seed, folder, key, progress)

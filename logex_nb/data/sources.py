@@ -119,19 +119,21 @@ def _class_folders(
 # %% ../../nbs/data/sources.ipynb #c028
 def _read_metadata(
     folder: Path, # Holds `metadata.csv` and the files it names
+    label: str = "label", # The column that names the classes
 ) -> pd.DataFrame: # image, label and the other columns of the file, as text
     "The images that `metadata.csv` lists"
     path = folder / "metadata.csv"
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as error: raise ValueError(f"cannot read {path}: {error}") from error
-    missing = [column for column in ("file_name", "label") if column not in table]
+    missing = [column for column in ("file_name", label) if column not in table]
     if missing:
-        raise ValueError(f"{path} has no column {' and '.join(missing)}: it needs file_name, label "
+        raise ValueError(f"{path} has no column {' and '.join(missing)}: it needs file_name, {label} "
                          f"and may have group, split, part, fold, mask; it has {list(table)}")
     named = [*table.file_name, *(m for m in table.get("mask", ()) if m)]
     absent = [file for file in named if not (folder / file).is_file()]
     if absent:
         raise FileNotFoundError(f"{path} names {len(absent)} missing files, first {absent[0]!r}")
+    if label != "label": table = table.drop(columns="label", errors="ignore").rename(columns={label: "label"})
     return table.drop(columns="image", errors="ignore").rename(columns={"file_name": "image"})
 
 # %% ../../nbs/data/sources.ipynb #c032
@@ -180,6 +182,7 @@ def _short(stem: str) -> str:
 class Folder(Source):
     "Images in files: class folders, or `metadata.csv` and the files it names"
     path: Path # The folder
+    label: str = "label" # The column of `metadata.csv` that names the classes
 
     @property
     def name(self) -> str: return _short(self.path.name)
@@ -220,7 +223,9 @@ def open(self: Folder) -> Dataset:
     folder = self.path
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder at {folder}: give a folder of class folders")
-    table = _read_metadata(folder) if (folder / "metadata.csv").exists() else _class_folders(folder)
+    listed = (folder / "metadata.csv").exists()
+    if not listed and self.label != "label": raise ValueError(f"{folder} has no metadata.csv, and label is {self.label!r}: without the file, folders name the classes")
+    table = _read_metadata(folder, self.label) if listed else _class_folders(folder)
     return dataset_of_files(self.name, folder, table)
 
 # %% ../../nbs/data/sources.ipynb #c042

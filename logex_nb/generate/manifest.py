@@ -95,8 +95,8 @@ def _append_line(
 ) -> None:
     "Add one line and wait until it is on disk"
     text = io.StringIO()
-    known = read_lines(path) if path.exists() else []
-    writer = csv.DictWriter(text, list(known[0]) if known else _columns(row), lineterminator="\n")
+    known = next(csv.reader(open(path, encoding="utf-8", newline="")), []) if path.exists() else [] # fill_folder left whole lines
+    writer = csv.DictWriter(text, known or _columns(row), lineterminator="\n")
     if not known: path.unlink(missing_ok=True), writer.writeheader()
     writer.writerow(row)
     with open(path, "a", encoding="utf-8", newline="") as f:

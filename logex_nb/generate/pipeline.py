@@ -182,18 +182,20 @@ def _pipeline_folder(
 def _check_parts(
     pipe: StableDiffusionPipeline, # As it was loaded
     source: str | Path, # From where, for the error
+    inpaints: bool = False, # Whether its UNet has to see masks
 ) -> None:
     "Refuse parts that do not fit together, and samplers that this project does not have"
     unet, halvings = pipe.unet.config, len(pipe.unet.config.block_out_channels) - 1
     latents, width = pipe.vae.config.latent_channels, pipe.text_encoder.config.hidden_size
+    inputs = 2 * latents + 1 if inpaints else latents # noise, a mask, and a masked image
     kind = pipe.scheduler.config.prediction_type
     faults = {
-        f"its VAE gives latents of {latents} channels and its UNet takes {unet.in_channels}": latents != unet.in_channels,
+        f"its VAE gives latents of {latents} channels and its UNet takes {unet.in_channels} instead of {inputs}": inputs != unet.in_channels,
         f"its text encoder gives embeddings {width} wide and its UNet takes {unet.cross_attention_dim}": width != unet.cross_attention_dim,
         f"its UNet halves latents {halvings} times and is for {unet.sample_size} of them a side": unet.sample_size % 2**halvings,
         f"its UNet predicts {kind!r}, not the noise": kind != "epsilon"}
     for fault, found in faults.items():
-        if found: raise ValueError(f"{source} cannot be used: {fault}; give a text-to-image model like Stable Diffusion 1.4")
+        if found: raise ValueError(f"{source} cannot be used: {fault}; give {'an inpainting' if inpaints else 'a text-to-image'} model like Stable Diffusion 1.{'5-inpainting' if inpaints else '4'}")
 
 # %% ../../nbs/generate/pipeline.ipynb #9a0b1aca
 @contextmanager
@@ -210,6 +212,7 @@ def load_pipeline(
     source: str | Path, # `"mini"`, a folder, or a hub id such as `CompVis/stable-diffusion-v1-4`
     device: str = "cpu", # Where the weights go
     dtype: torch.dtype = torch.float32, # Of the weights
+    inpaints: bool = False, # Whether it is one that inpaints
 ) -> StableDiffusionPipeline: # Frozen, in evaluation mode, with `ddim_scheduler`
     "A Stable-Diffusion pipeline of any size"
     where = _pipeline_folder(source)
@@ -219,7 +222,7 @@ def load_pipeline(
         pipe = StableDiffusionPipeline.from_pretrained(
             where, torch_dtype=dtype, safety_checker=None, feature_extractor=None,
             requires_safety_checker=False, use_safetensors=True)
-    _check_parts(pipe, source)
+    _check_parts(pipe, source, inpaints)
     pipe.scheduler = ddim_scheduler()
     for part in (pipe.unet, pipe.vae, pipe.text_encoder): part.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)

@@ -4,17 +4,22 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'reconstruction_error', 'shrunk_mahalanobis', 'neighbour_distance', 'Selection', 'score_images',
-           'near_copies', 'selection_weights']
+           'near_copies', 'score_set', 'selection_weights']
 
 # %% ../../nbs/judge/selection.ipynb #c002
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
+from ..classify.backbones import build_backbone
+from ..classify.frozen import orientation
+from ..classify.outputs import predict
+from ..data.tiles import Tiles
 from ..detect.tail import p_tail
 from .quality import nearest_in_class
 
@@ -136,6 +141,28 @@ def near_copies(
         nearest = np.max([features[own] @ real[theirs, k].T for k in range(real.shape[1])], 0).max(1)
         copies[own] = nearest > np.quantile(among[different], quantile)
     return copies
+
+# %% ../../nbs/judge/selection.ipynb #ss02
+def score_set(
+    images: np.ndarray, # Synthetic, uint8 `[m, h, h, 3]`
+    labels: np.ndarray, # The classes that were asked for `[m]`
+    real: Tiles, # Training images; those of these classes are compared with
+    logits: np.ndarray, # Of a classifier that was trained on real images only, for the synthetic ones `[m, c]`
+    config: Selection, # How
+    seed: int, # Of the column `random`
+    device: torch.device | str = "cpu", # Where to compute
+) -> pd.DataFrame: # `SCORES`, tail_like, random, class_id, called and copy `[m]`
+    "Scores of a set of synthetic images, by a frozen network of their own"
+    rows = np.flatnonzero(np.isin(real.labels, labels))
+    own, theirs, groups = np.asarray(real.images[rows]), real.labels[rows], real.table.group.to_numpy()[rows]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0) # for a network without weights
+        net = build_backbone(config.backbone, 2, config.weights or None, size=config.size).to(device)
+    look = lambda x: predict(net, x)[1]
+    seen, turned = look(images), np.stack([look(orientation(own, k)) for k in range(8)], 1)
+    table = score_images(seen, labels, turned, theirs, logits, real.tail_ids, config)
+    return table.assign(tail_like=1 - table.head_like, random=np.random.default_rng(seed).random(len(table)),
+                        class_id=labels, called=logits.argmax(1), copy=near_copies(seen, labels, turned, theirs, groups, config.copies))
 
 # %% ../../nbs/judge/selection.ipynb #c017
 def selection_weights(

@@ -156,8 +156,11 @@ def name(self: Study) -> str:
 # %% ../../nbs/run/study.ipynb #c016e
 @patch(as_prop=True)
 def source(self: Study) -> Source:
-    "Where its images come from"
-    return find_source(self.dataset, self.numbers.get(self.dataset.partition(":")[0]))
+    "Where its images come from; `[dataset.<name>.folder]` may say more of one folder"
+    word = self.dataset.partition(":")[0]
+    found = find_source(self.dataset, self.numbers.get(word))
+    own = self.numbers.get("dataset", {}).get(found.name, {}).get(word)
+    return find_source(self.dataset, self.numbers.get(word, {}) | own) if own else found
 
 # %% ../../nbs/run/study.ipynb #g020
 @patch(as_prop=True)
@@ -165,6 +168,18 @@ def files(self: Study) -> str:
     "Digest of what its source consists of now"
     source = self.source
     return content_digest(source, repo_root() / "runs" / "digests" / f"{sha256(str(source.where).encode())[:16]}.json")
+
+# %% ../../nbs/run/study.ipynb #bs02
+@patch
+def beside(
+    self: Study,
+    dataset: str, # Another dataset, as in `Study`
+) -> Source: # Not opened yet
+    "A further source of this study"
+    word, colon, place = dataset.partition(":")
+    own = self.source.where
+    if place and own and (own.parent / place).exists(): dataset = f"{word}:{own.parent / place}"
+    return find_source(dataset, self.numbers.get(word))
 
 # %% ../../nbs/run/study.ipynb #c018
 @patch
