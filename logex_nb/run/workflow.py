@@ -157,7 +157,7 @@ def _check_profile(
                     configure(cls, changed, f"[{where}{section}.{entry}] of profile {name!r}")
             elif section == "study": configure(type(study.choices), values, place)
             elif section == "threads" and not where: _check_threads(values, place)
-            elif section in SOURCES: configure(SOURCES[section], values, place)
+            elif section in SOURCES: configure(SOURCES[section], (dict(path=Path()) if SOURCES[section].place == "needed" else {}) | values, place)
             elif section in known - {"threads"}: configure(study.section(section), found.get(section, {}) | values, place)
             else: raise ValueError(f"unknown section [{where}{section}] in profile {name!r}: choose from {sorted(known | set(SOURCES) | set(section_of))}")
 
