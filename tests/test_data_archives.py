@@ -387,3 +387,10 @@ def test_a_stage_follows_its_archive_only():
     code = code_of(repo_root() / "nbs/stages/data.ipynb", "data.archives.Ham10000")
     assert {"data.archives.Ham10000", "data.archives.Archive"} <= set(code)
     assert not {"data.archives.Scin", "data.archives.PadUfes", "data.sources.Phantom"} & set(code)
+
+
+def test_a_lesion_has_one_class(tmp_path):
+    table = ham(tmp_path)
+    table.loc[table.lesion_id == "HAM_0000", "dx"] = ["akiec", "df"]
+    table.to_csv(tmp_path / "HAM10000_metadata.csv", index=False)
+    with fails("lesion 'HAM_0000' of ham10000 is akiec and df: a lesion has one class"): Ham10000(tmp_path).open()

@@ -43,6 +43,7 @@ class Archive(Source):
     labels: ClassVar[tuple[str, ...]] # That its images may have
     licence: ClassVar[str] # Terms under which they may be used
     by_hand: ClassVar[str] # How to get it
+    lesions: ClassVar[bool] = False # Whether a group is a lesion, which has one class
     remotes: ClassVar[tuple[Remote, ...]] = () # What can be fetched, if all of it can
     path: Path | str | None = None # Its folder; None: `data/<name>` of the repository
 
@@ -79,6 +80,9 @@ def open(self: Archive) -> Dataset:
     for row in table[~table.label.isin(self.labels)].to_dict("records"):
         raise ValueError(f"unknown label {row['label']!r} of image {row['image']!r} in {self.name}: "
                          f"choose from {list(self.labels)}")
+    classes = table.groupby("group", sort=False).label.unique() if self.lesions else pd.Series(dtype=object)
+    for lesion, several in classes[classes.map(len) > 1].items():
+        raise ValueError(f"lesion {lesion!r} of {self.name} is {' and '.join(sorted(several))}: a lesion has one class, correct the labels of its images")
     found = {path.stem: path.as_posix() for path in reversed(_images(self.folder))}
     place = table.image.map(lambda name: found.get(Path(name).stem, ""))
     absent = table.image[place == ""].tolist()
@@ -106,6 +110,7 @@ _DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile/"
 class Ham10000(Archive):
     "HAM10000: dermatoscopic images of pigmented lesions"
     word: ClassVar[str] = "ham10000"
+    lesions: ClassVar[bool] = True
     labels: ClassVar[tuple[str, ...]] = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     licence: ClassVar[str] = "CC BY-NC 4.0, (c) ViDIR Group, Medical University of Vienna, doi 10.7910/DVN/DBW86T"
     by_hand: ClassVar[str] = ("download HAM10000_metadata and both HAM10000_images_part zip files from "
@@ -132,6 +137,7 @@ class Ham10000(Archive):
 class Isic2019(Archive):
     "ISIC 2019: dermatoscopic images of eight classes"
     word: ClassVar[str] = "isic2019"
+    lesions: ClassVar[bool] = True
     labels: ClassVar[tuple[str, ...]] = ("NV", "MEL", "BCC", "BKL", "AK", "SCC", "VASC", "DF")
     licence: ClassVar[str] = "CC BY-NC 4.0, HAM10000 (Medical University of Vienna), BCN_20000 (Hospital Clinic Barcelona), MSK (Memorial Sloan Kettering)"
     by_hand: ClassVar[str] = ("download ISIC_2019_Training_Input.zip, ISIC_2019_Training_GroundTruth.csv and ISIC_2019_Training_Metadata.csv from "

@@ -48,11 +48,14 @@ def reconstruction_error(
     if not 0 < variance < 1: raise ValueError(f"variance is {variance}: choose a share between 0 and 1")
     real, features = _check(real, features, 4)
     mean = real.mean(0)
-    _, lengths, axes = np.linalg.svd(real - mean, full_matrices=False)
-    explained = np.cumsum(lengths ** 2) / max((lengths ** 2).sum(), np.finfo(float).tiny)
-    axes = axes[:min(np.searchsorted(explained, variance) + 1, len(real) // 4)]
+    from_images = len(real) < real.shape[1] # the smaller of the two matrices of products has the same axes
+    products = (real - mean) @ (real - mean).T if from_images else (real - mean).T @ (real - mean)
+    spread, axes = (a[..., ::-1] for a in np.linalg.eigh(products))
+    explained = np.cumsum(spread) / max(spread.sum(), np.finfo(float).tiny)
+    axes = axes[:, :min(np.searchsorted(explained, variance) + 1, len(real) // 4)]
+    if from_images: axes = (real - mean).T @ axes / np.sqrt(np.maximum(spread[:axes.shape[1]], np.finfo(float).tiny))
     centred = features - mean
-    return np.linalg.norm(centred - centred @ axes.T @ axes, axis=1)
+    return np.linalg.norm(centred - centred @ axes @ axes.T, axis=1)
 
 # %% ../../nbs/judge/selection.ipynb #c010
 def shrunk_mahalanobis(
