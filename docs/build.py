@@ -33,7 +33,7 @@ from sphinx.cmd.build import build_main
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES, SITE = ROOT / "_docsrc", ROOT / "_docs"
 ROOMS = dict( # In reading order, with the pages to begin with; further ones follow those that they import
-    start_here="", tutorials="your_data which_score watch_guidance trust objections diffuse_a_label", core="",
+    start_here="", tutorials="your_data files which_score watch_guidance trust objections diffuse_a_label", core="",
     phantom="histology", data="", detect="", classify="", generate="pipeline", judge="",
     adpm="noise theory views priors loop guesses denoiser diffusion", report="", run="",
     stages="data base autoencoder lora classifier features", papers="")

@@ -1,4 +1,5 @@
 "Bad input to datasets and splits: each is one line that says what was given and what is possible"
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -340,3 +341,128 @@ def test_subset_of_unknown_value(root, tmp_path):
     tiles = pack(data, make_split(data, SMALL), tmp_path / "packed", 8)
     with fails("no label 'freckle': choose from"): tiles.subset(label="freckle")
     assert len(tiles.subset(split="val", part="tail", label="nerves")) == 2
+
+
+# ---- almost right
+
+@pytest.mark.parametrize("header", ["Group,Split", " group , SPLIT ", "GROUP,split"])
+def test_columns_are_understood_whatever_their_case(root, header):
+    group, split = header.split(",")
+    metadata(root, **{group: lambda t: "p" + (t.index // 2).astype(str), split: "train"})
+    data = opened(root)
+    assert data.table.group.nunique() == 15 and set(data.table.split) == {"train"}
+
+
+@pytest.mark.parametrize("column", ["patient_id", "Patient ID", "lesion_id"])
+def test_a_patient_is_a_group(root, column):
+    metadata(root, **{column: lambda t: "p" + (t.index // 2).astype(str)})
+    assert opened(root).table.group.nunique() == 15
+
+
+def test_two_columns_of_patients_are_refused(root):
+    metadata(root, patient_id="1", lesion_id="2")
+    with fails("'patient_id' and 'lesion_id', and none called group"): opened(root)
+
+
+def test_a_slip_in_a_column_is_told(root):
+    metadata(root, spilt="train")
+    with fails("has a column 'spilt', which is almost 'split'"): opened(root)
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", "None", " "])
+def test_an_unknown_patient_is_alone(root, tmp_path, missing):
+    metadata(root, group=lambda t: np.where(t.index % 3, missing, "p1"))
+    assert opened(root).table.group.value_counts().tolist() == [10] + [1] * 20
+    np.savez(tmp_path / "toy.npz", **GOOD, group=np.array(["p1", "p1", missing, missing, "p2", "p2"]))
+    assert find_source(f"npz:{tmp_path}/toy.npz").open().table.group.nunique() == 4
+
+
+@pytest.mark.parametrize("other", ["Naevus", "naevus ", "nae-vus", "nae vus"])
+def test_names_that_are_almost_equal(root, other):
+    metadata(root, label=lambda t: t.label.where(t.index != 15, other))
+    if other.strip() == "naevus": assert opened(root).classes == ["melanoma", "naevus", "nerves"]
+    else:
+        with fails("are almost the same name"): opened(root)
+
+
+def test_a_picture_of_two_classes(root):
+    (root / "naevus/0.png").write_bytes((root / "nerves/0.png").read_bytes())
+    with fails("under the classes ['naevus', 'nerves']"): make_split(opened(root), Protocol(kind="folds", folds=3))
+
+
+def test_copies_within_a_class_are_said_once(root):
+    trio = [f"melanoma/{i}.png" for i in (0, 3, 6)]
+    metadata(root, split=lambda t: np.where(t.file_name.isin(trio), "train", official(t)))
+    for i in (3, 6): (root / f"melanoma/{i}.png").write_bytes((root / "melanoma/0.png").read_bytes())
+    with pytest.warns(UserWarning, match="are one and the same") as told: make_split(opened(root), Protocol(kind="natural"))
+    assert len(told) == 1
+
+
+# ---- pixels
+
+def one(root, image, name="naevus/odd.png", **how):
+    image.save(root / name, **how)
+    data = opened(root)
+    return data.read(data.table[data.table.image == name], 8)[0]
+
+
+def test_a_picture_is_upright(root):
+    turned = Image.fromarray(np.uint8(np.indices((8, 8))[1] * 30)).convert("RGB")
+    exif = turned.getexif()
+    exif[0x0112] = 3
+    assert one(root, turned, "naevus/odd.jpg", exif=exif, quality=95)[4, 0].mean() > 150
+
+
+def test_what_is_transparent_is_white(root):
+    assert (one(root, Image.new("RGBA", (8, 8), (255, 0, 255, 0))) == 255).all()
+    grey = Image.new("LA", (8, 8), (0, 0))
+    assert (one(root, grey) == 255).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_of_colour_are_refused(root, suffix):
+    import struct, zlib
+    deep = np.full((8, 8, 3), 4000, ">u2")
+    path = root / f"naevus/deep{suffix}"
+    if suffix == ".png":
+        chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        rows = b"".join(b"\0" + row.tobytes() for row in deep)
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    else:
+        from skimage.io import imsave
+        imsave(path, deep.astype("<u2"), check_contrast=False)
+    data = opened(root)
+    with fails(f"deep{suffix}"): data.read(data.table, 8)
+
+
+def test_several_frames_are_refused(root):
+    Image.new("RGB", (8, 8)).save(root / "naevus/stack.tif", save_all=True, append_images=[Image.new("RGB", (8, 8), "white")])
+    data = opened(root)
+    with fails("it has 2 frames"): data.read(data.table, 8)
+
+
+# ---- folders
+
+def test_folders_of_splits(root, tmp_path):
+    for split in ("train", "val", "test"): shutil.copytree(root, tmp_path / "dealt" / split)
+    data = opened(tmp_path / "dealt")
+    assert data.classes == ["melanoma", "naevus", "nerves"] and data.table.split.value_counts().tolist() == [30] * 3
+
+
+def test_a_link_to_above_is_refused(root):
+    (root / "naevus/again").symlink_to(root)
+    with fails("leads back to"): opened(root)
+    with fails("leads back to"): find_source(f"folder:{root}").files()
+
+
+def test_what_a_link_hides_is_seen(root, tmp_path):
+    shutil.move(root / "naevus", tmp_path / "naevus")
+    (root / "naevus").symlink_to(tmp_path / "naevus")
+    before = find_source(f"folder:{root}").files()
+    Image.new("RGB", (8, 8)).save(tmp_path / "naevus/0.png")
+    assert find_source(f"folder:{root}").files() != before
+
+
+def test_a_link_to_nothing_is_named(root):
+    (root / "naevus/x.png").symlink_to("nothing.png")
+    with fails("naevus/x.png leads to no file"): opened(root)

@@ -8,7 +8,7 @@ __all__ = ['Remote', 'Archive', 'Ham10000', 'Isic2019', 'PadUfes', 'Scin', 'Hype
 # %% ../../nbs/data/archives.ipynb #c002
 import ast
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -222,7 +222,7 @@ class Scin(Archive):
     def open(self) -> Dataset:
         found = Archive.open(self)
         found.table["group"] = _joined_by_copies(found.table, self.folder)
-        return found
+        return replace(found, shared=True)
 
 # %% ../../nbs/data/archives.ipynb #c029
 @dataclass(frozen=True)

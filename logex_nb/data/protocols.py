@@ -18,7 +18,8 @@ from matplotlib.patches import Patch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core import child_seed
-from .sources import SPLITS, Dataset
+from .sources import Dataset
+from .tables import SPLITS
 from .tiles import Tiles, contact_sheet, load_tiles, pack
 
 # %% ../../nbs/data/protocols.ipynb #c005
@@ -157,17 +158,23 @@ def _official(table: pd.DataFrame, need: pd.DataFrame) -> pd.DataFrame:
     return have
 
 
-def _copies(split: pd.DataFrame, grouped: bool) -> None:
-    "Raise if an image is in two of train, val and test, or in two folds; warn if in the pool, or if not `grouped`"
+def _copies(split: pd.DataFrame, grouped: bool, shared: bool = False) -> None:
+    "Raise if a picture has two classes, or is in two of train, val and test, or in two folds; warn of other copies, or if not `grouped`"
     hashed = split[split.sha256 != ""]
-    for _, twins in hashed[hashed.sha256.duplicated(keep=False)].groupby("sha256"):
-        where = sorted(twins.split.unique(), key=SPLITS.index)
-        folds = sorted(twins.fold.unique().tolist())
-        if len(where) == len(folds) == 1: continue
-        places = f"folds {folds}" if len(folds) > 1 else f"splits {where}"
-        text = f"images {twins.image.tolist()} are one and the same, in {places}"
-        if not grouped or where[-1] == "pool" and len(where) == 2: warnings.warn(text, stacklevel=3)
-        else: raise ValueError(f"{text}: remove copies or give them one group")
+    twins = hashed[hashed.sha256.duplicated(keep=False)].groupby("sha256", sort=False).agg(
+        image=("image", list), labels=("label", lambda x: sorted(set(x))), splits=("split", lambda x: sorted(set(x), key=SPLITS.index)), folds=("fold", lambda x: sorted(set(x))))
+    told = lambda rows, where: f"images {rows.image.iloc[0]} are one and the same, {where}" + (f", and so are {len(rows) - 1} more pictures" if len(rows) > 1 else "")
+    two = twins[twins.labels.map(len) > 1] if not shared else twins[:0]
+    if len(two): raise ValueError(f"{told(two, f'under the classes {two.labels.iloc[0]}')}: keep the one that is right")
+    across = twins[(twins.splits.map(len) > 1) | (twins.folds.map(len) > 1)]
+    aside = across.splits.map(lambda s: not grouped or s[-1] == "pool" and len(s) == 2)
+    for rows, loud in ((across[~aside], True), (across[aside], False)):
+        if not len(rows): continue
+        text = told(rows, f"in folds {rows.folds.iloc[0]}" if len(rows.folds.iloc[0]) > 1 else f"in splits {rows.splits.iloc[0]}")
+        if loud: raise ValueError(f"{text}: remove copies or give them one group")
+        warnings.warn(text, stacklevel=3)
+    within = twins.drop(across.index)
+    if len(within): warnings.warn(told(within, f"in split {within.splits.iloc[0][0]!r}, and count as several"), stacklevel=3)
 
 # %% ../../nbs/data/protocols.ipynb #g001
 def _shots(dataset: Dataset, cfg: Protocol) -> pd.DataFrame:
@@ -263,7 +270,7 @@ def make_split(
     classes = [c for c in dataset.classes if c in set(split.label)]
     split["class_id"] = split.label.map(classes.index)
     split["sha256"] = dataset.digest(split) if dataset.digest else ""
-    _copies(split, cfg.grouped)
+    _copies(split, cfg.grouped, dataset.shared)
     order = split.split.map(SPLITS.index)
     split = split.iloc[np.lexsort((split.image, split.class_id, order))].reset_index(drop=True)
     columns = ["image", "label", "class_id", "part", "split", "fold", "group", "sha256"]
