@@ -90,6 +90,7 @@ class Selection:
     backbone: str = "lite1" # The frozen network that looks; another one than the classifier's
     weights: str = "imagenet" # Its weights
     size: int = 128 # Edge of the images that it sees, in px
+    unit: bool = True # Features are brought to length one first; as they are, an image without content looks usual
     variance: float = .95 # Share that the axes of the reconstruction explain
     neighbours: int = 5 # Which neighbour counts
     copies: float = .995 # Quantile of the similarity between different real images from which an image is called a copy; 1 keeps copies
@@ -161,7 +162,8 @@ def score_set(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0) # for a network without weights
         net = build_backbone(config.backbone, 2, config.weights or None, size=config.size).to(device)
-    look = lambda x: predict(net, x)[1]
+    unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) if config.unit else x
+    look = lambda x: unit(predict(net, x)[1])
     seen, turned = look(images), np.stack([look(orientation(own, k)) for k in range(8)], 1)
     table = score_images(seen, labels, turned, theirs, logits, real.tail_ids, config)
     return table.assign(tail_like=1 - table.head_like, random=np.random.default_rng(seed).random(len(table)),
