@@ -160,3 +160,16 @@ def test_plain_folder_has_no_ceiling(tmp_path):
     with pytest.raises(ValueError, match=r"rows \['ceiling'\] need a pool"): snakemake_command(study("ce,ceiling"), ["table2"])
     (tmp_path / "metadata.csv").write_text("file_name,label,split\ncommon/0.png,common,train\nrare/0.png,rare,pool\n")
     assert study().pool and "ceiling" in study("all").table()
+
+
+@pytest.mark.parametrize("protocol, told", [
+    ("shots = 1", "shots is 1: at least 2 needed"), ("head = 2.5", "head is 2.5: give names of classes"), ("shots = 4\ntest = 900", "too few for"),
+    ("shots = ", "mini.toml: Invalid value")])
+def test_a_plan_tells_what_would_stop_a_run(tmp_path, protocol, told):
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "_docs*", "results", "*.ipynb_checkpoints"))
+    (copy / "profiles" / "mini.toml").write_text(f"[protocol]\n{protocol}\n")
+    done = subprocess.run([BIN / "logex_reproduce", "--profile", "mini", "--plan"], capture_output=True, text=True, cwd=copy, env=os.environ | dict(PYTHONPATH=str(copy)))
+    assert done.returncode
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and told in last, done.stderr[-500:]

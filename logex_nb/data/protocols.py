@@ -42,6 +42,10 @@ class Protocol:
     size: int = 395 # Edge of a packed image in px
     seed: int = 0 # Decides which images
 
+    def __post_init__(self):
+        if isinstance(self.head, bool) or not isinstance(self.head, (int, str, tuple, list, type(None))):
+            raise ValueError(f"head is {self.head!r}: give names of classes, or how many of the most frequent")
+
 # %% ../../nbs/data/protocols.ipynb #c011
 def _head(dataset: Dataset, cfg: Protocol) -> list[str]:
     "The head classes"
@@ -81,7 +85,8 @@ def _quotas(
     cfg: Protocol, # How many images go where
 ) -> pd.DataFrame: # Images needed, classes by splits; also the head trains on at least `shots`
     "How many images each class owes each split"
-    least = dict(shots=1, val_head=1, val_tail=1, test=1, head_train=0, pool=0)
+    least = dict(shots=2, val_head=1, # one image does not show what a class has in common
+                  val_tail=1, test=1, head_train=0, pool=0)
     for key, low in least.items():
         if getattr(cfg, key) < low:
             raise ValueError(f"{key} is {getattr(cfg, key)}: at least {low} needed")

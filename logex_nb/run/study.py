@@ -8,7 +8,6 @@ __all__ = ['SECTIONS', 'papers', 'Arm', 'Generator', 'Autoencoder', 'Study', 'no
 # %% ../../nbs/run/study.ipynb #c002
 import importlib
 import json
-import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 from fastcore.basics import patch
-from ..core import configure, load_config, read_profile, read_record, repo_root, sha256
+from ..core import configure, load_config, read_profile, read_record, read_toml, repo_root, sha256
 from ..data.protocols import Protocol
 from ..data.catalogue import find_source
 from ..data.sources import Source, content_digest
@@ -26,7 +25,7 @@ from .reruns import code_of
 # %% ../../nbs/run/study.ipynb #c005
 def papers() -> list[str]: # Names of the folders, in the order of their `position`
     "The papers that can be reproduced"
-    found = {p.parent.name: tomllib.loads(p.read_text(encoding="utf-8")) for p in (repo_root() / "nbs/papers").glob("*/study.toml")}
+    found = {p.parent.name: read_toml(p) for p in (repo_root() / "nbs/papers").glob("*/study.toml")}
     return sorted(found, key=lambda name: (found[name].get("position", len(found)), name))
 
 # %% ../../nbs/run/study.ipynb #c008
@@ -98,7 +97,7 @@ class _Entries(dict):
         cls: type = dict, # What an entry becomes
     ):
         self.kind = {"loras": "LoRA"}.get(path.stem, path.stem.removesuffix("s"))
-        found = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = read_toml(path) if path.exists() else {}
         make = lambda name, values: values if cls is dict else configure(cls, values, f"[{name}] of {path.name}")
         super().__init__({name: make(name, values) for name, values in found.items()})
 
@@ -130,7 +129,7 @@ def home(self: Study) -> Path:
 @patch(as_prop=True)
 def about(self: Study) -> dict[str, Any]:
     "The paper's `study.toml`"
-    return tomllib.loads((self.home / "study.toml").read_text(encoding="utf-8"))
+    return read_toml(self.home / "study.toml")
 
 # %% ../../nbs/run/study.ipynb #c016c
 @patch(as_prop=True)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -182,6 +182,15 @@ def _chosen(target: str) -> dict[str, list[str]]: # Paper to targets, without it
     return found
 
 # %% ../../nbs/run/workflow.ipynb #c019
+def _check_split(
+    study: Study, # Its dataset and protocol
+) -> None:
+    "Deal the images once, without reading a pixel"
+    from logex_nb.data.protocols import make_split # here, as every job of Snakemake imports this module
+
+    make_split(replace(study.source.open(), digest=None), study.settings("protocol"))
+
+
 def snakemake_command(
     study: Study, # Paper, profile, dataset and rows
     wanted: list[str], # Targets of this paper; 'all' for everything
@@ -192,6 +201,7 @@ def snakemake_command(
     "How Snakemake is called, after a check of everything that can be checked now"
     if study.profile not in profiles(): raise ValueError(f"no profile {study.profile!r}: choose from {profiles()}")
     _check_profile(study), study.table() # what is wrong with them is said now
+    _check_split(study) # and whether the images suffice
     if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
     asked = [int(s) for s in seeds.split(",")]
     if len(set(asked)) < len(asked): raise ValueError(f"seeds are {seeds!r}: give each one once")
