@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,25 @@ def test_a_plan_tells_what_would_stop_a_run(tmp_path, protocol, told):
     assert done.returncode
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and told in last, done.stderr[-500:]
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from logex_nb.run.workflow import _reproduce
+place = Path(sys.argv[1])
+_reproduce(SimpleNamespace(runs=place, results=place), [sys.executable, "-c", "import time; time.sleep(float('" + sys.argv[2] + "'))"], 1, False)
+"""
+
+
+def test_a_run_that_was_killed_holds_its_folder_until_its_work_ends(tmp_path):
+    begin = lambda seconds: subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path), str(seconds)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    first, log = begin(60), tmp_path / "logs"
+    while not list(log.glob("*.log")): time.sleep(.1)
+    time.sleep(1)
+    first.kill(), first.wait()
+    assert "another run is at work" in begin(0).communicate(timeout=60)[1]
+    subprocess.run(["pkill", "-f", "^.*import time; time.sleep.float..60"])
+    time.sleep(1)
+    assert begin(0).wait(timeout=60) == 0

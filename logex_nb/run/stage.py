@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 sys.modules.setdefault("rfc3987_syntax", None) # jsonschema would compile this grammar of web addresses for a second, once a stage
 
@@ -46,6 +46,25 @@ KEEP_MEMORY = ":".join(f"glibc.malloc.{name}={value}" for name, value in dict(
 _PAPERMILL = "Input Notebook", "Output Notebook", "Working directory", "Executing", "Ending Cell", "<Figure size " # of itself, of pictures
 
 
+_KERNEL = "logex_nb"
+_JUPYTER_PATH = [place for place in os.environ.get("JUPYTER_PATH", "").split(os.pathsep) if place] # as it was given
+
+
+def _short_place() -> str:
+    "Where a socket fits: its path may have no more than 107 characters"
+    places = [gettempdir(), "/tmp", "/var/tmp"]
+    for place in places:
+        if len(place) < 60 and os.access(place, os.W_OK | os.X_OK): return place
+    raise OSError(f"no folder for sockets: none of {places} is short and can be written to; set TMPDIR to one that is")
+
+
+def _own_kernel(folder: Path) -> None:
+    "Let the next kernel be this Python, whatever other kernels are called"
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    write_json(folder / "kernels" / _KERNEL / "kernel.json", dict(argv=argv, display_name="Python of this package", language="python"))
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(folder), *_JUPYTER_PATH])
+
+
 def _execute(
     notebook: Path | str, # An experiment
     folder: Path | str, # Receives `notebook.ipynb` and `code.json`, what it was made of
@@ -68,9 +87,10 @@ def _execute(
     log.setLevel(logging.INFO)
     running = folder / "running.ipynb"
     try:
-        with TemporaryDirectory(prefix="kernel-") as sockets: # its own: kernels that start side by side may be given the same TCP ports
+        with TemporaryDirectory(prefix="kernel-", dir=_short_place()) as sockets: # its own: kernels that start side by side may be given the same TCP ports
+            _own_kernel(Path(sockets))
             papermill.execute_notebook(
-                str(notebook), str(running), values, cwd=str(notebook.parent), kernel_name="python3", start_timeout=300,
+                str(notebook), str(running), values, cwd=str(notebook.parent), kernel_name=_KERNEL, start_timeout=300,
                 log_output=True, progress_bar=False, coalesce_streams=True, request_save_on_cell_execute=False,
                 extra_arguments=["--log-level=CRITICAL"], # being told to end is no error; what cells print is not touched
                 config=Config(KernelManager=dict(transport="ipc", ip=f"{sockets}/socket")))

@@ -254,8 +254,10 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
     where = dict(cwd=repo_root(), env=os.environ | dict(LOKY_MAX_CPU_COUNT=str(cores))) # for stages with several processes
     try:
         if not plan: study.runs.mkdir(parents=True, exist_ok=True), study.results.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if plan else FileLock(study.runs / "lock", timeout=0):
-            code = _plan(command, **where) if plan else watch(command, log, expected_seconds(study.runs), **where)
+        if plan: code = _plan(command, **where)
+        else:
+            with FileLock(study.runs / "lock", timeout=0) as lock: # Snakemake inherits it, and holds it if this process is killed
+                code = watch(command, log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
     except Timeout: sys.exit(f"error: another run is at work in {study.runs}: wait for its end or stop it")
     except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
