@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'repo_root', 'profiles', 'read_toml', 'read_profile', 'configure', 'load_config', 'child_seed',
-           'computes_bf16', 'autocast', 'settled', 'atomic', 'write_json', 'sha256', 'fingerprint', 'environment',
-           'peak_memory', 'Run', 'read_record']
+           'computes_bf16', 'autocast', 'settled', 'atomic', 'write_json', 'whole', 'sha256', 'fingerprint',
+           'environment', 'peak_memory', 'Run', 'read_record']
 
 # %% ../nbs/core.ipynb #c002
 import dataclasses
@@ -20,6 +20,8 @@ import resource
 import subprocess
 import time
 import tomllib
+import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -166,7 +168,26 @@ def write_json(
         if dataclasses.is_dataclass(x): return dataclasses.asdict(x)
         return x.item() if isinstance(x, np.generic) else str(x)
     text = json.dumps(content, indent=1, default=plain)
-    with atomic(path) as tmp: tmp.write_text(text + "\n")
+    with atomic(path) as tmp, open(tmp, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno()) # such files say that others are whole
+
+
+# %% ../nbs/core.ipynb #wh02
+def whole(
+    path: Path | str, # What an earlier run may have left
+    read: Callable[[Path], _T], # Reads it
+    otherwise: _T, # Where there is none, or a damaged one
+) -> _T: # What it holds
+    "What a file holds from which work goes on; a damaged one is set aside"
+    path = Path(path)
+    if not path.exists(): return otherwise
+    try: return read(path)
+    except Exception as error: # decoders raise anything: EOFError, JSONDecodeError, UnpicklingError, BadZipFile
+        path.replace(aside := path.with_name(f"{path.name}.damaged"))
+        warnings.warn(f"{path} is damaged ({type(error).__name__}: {error}): set aside as {aside.name}, and made again", stacklevel=2)
+        return otherwise
 
 # %% ../nbs/core.ipynb #c020c
 def sha256(
@@ -231,6 +252,8 @@ class Run:
 def __enter__(self: Run) -> Run:
     self.folder.mkdir(parents=True, exist_ok=True)
     (self.folder / "record.json").unlink(missing_ok=True)
+    for left in self.folder.rglob(".*"): # of processes that were killed while they wrote
+        if (pid := left.name.split(".")[1]).isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists(): left.unlink(missing_ok=True)
     settings = sha256(repr((self.config, self.seed)).encode())
     self.before, self.started = self._before(settings), time.time()
     write_json(self.folder / "begun.json", dict(at=self.started, before=self.before, settings=settings))
@@ -241,7 +264,7 @@ def __enter__(self: Run) -> Run:
 def _before(self: Run, settings: str) -> float: # Seconds of calls that did not end, until the last file each of them wrote
     begun = self.folder / "begun.json"
     if not begun.exists(): return 0.
-    call = json.loads(begun.read_text())
+    call = whole(begun, lambda p: json.loads(p.read_text()), {})
     if call.get("settings") != settings: return 0. # what it did will not be used
     wrote = [f.stat().st_mtime for f in self.folder.rglob("*") if f.suffix != ".ipynb"] # a notebook is this call's own
     return call["before"] + max(wrote) - call["at"]

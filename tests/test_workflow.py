@@ -196,3 +196,28 @@ def test_a_run_that_was_killed_holds_its_folder_until_its_work_ends(tmp_path):
     subprocess.run(["pkill", "-f", "^.*import time; time.sleep.float..60"])
     time.sleep(1)
     assert begin(0).wait(timeout=60) == 0
+
+
+def test_an_altered_file_is_made_again_by_the_ordinary_command(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "_docs*", "results", "*.ipynb_checkpoints"))
+    def run(*more):
+        return subprocess.run([BIN / "logex_reproduce", "--target", "logex_figure4", *more], capture_output=True, text=True, cwd=copy, env=os.environ | dict(PYTHONPATH=str(copy)))
+    assert not run().returncode
+    data = copy / "runs/smoke/phantom/logex/data"
+    whole = (data / "images.npy").read_bytes()
+    (data / "images.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    done = run()
+    assert not done.returncode and "data: images.npy is not what was made: its record is set aside" in done.stdout
+    assert (data / "images.npy").read_bytes() == whole
+
+
+@pytest.mark.parametrize("left", ["checkpoint.pt", "begun.json", "outputs.npz"])
+def test_a_damaged_leftover_is_set_aside(tmp_path, left):
+    (tmp_path / left).touch()
+    code = dict(checkpoint="from logex_nb.classify.checkpoints import load_checkpoint; load_checkpoint(p, 'key', None, None)",
+                begun="from logex_nb.core import Run; Run(p, 'toy').__enter__()",
+                outputs="import numpy as np; from logex_nb.classify.outputs import save_outputs; save_outputs(p, 'val', np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2), ['a', 'b'])")[left.partition(".")[0]]
+    done = subprocess.run([sys.executable, "-c", f"from pathlib import Path; p = Path({str(tmp_path)!r}); {code}"], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    assert f"{left} is damaged" in done.stderr and (tmp_path / f"{left}.damaged").exists()

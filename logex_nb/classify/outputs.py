@@ -15,7 +15,7 @@ import torch
 from .backbones import ImageClassifier
 from .batches import fetch, hold
 from .frozen import orientation
-from ..core import atomic
+from ..core import atomic, whole
 
 # %% ../../nbs/classify/outputs.ipynb #c007
 @torch.inference_mode()
@@ -56,9 +56,8 @@ def save_outputs(
     lengths = {key: len(value) for key, value in new.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"outputs of {split!r} differ in length: {lengths}")
-    path, old = Path(folder) / "outputs.npz", {}
-    if path.exists():
-        with np.load(path) as file: old = dict(file)
+    path = Path(folder) / "outputs.npz"
+    old = whole(path, lambda p: dict(np.load(p)), {})
     new = {f"{split}_{key}": value for key, value in new.items()}
     with atomic(path) as tmp: np.savez(tmp, **old | new)
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ..core import atomic, fingerprint, settled, sha256, write_json
+from ..core import atomic, fingerprint, settled, sha256, whole, write_json
 from ..data.sources import resized
 from .batching import Sampling
 from .guidance import Guided, guide, make_starts
@@ -116,7 +116,7 @@ def _check_settings(
     "Write `settings.json`, unless it says that the images in `folder` were made with others"
     path = folder / "settings.json"
     new = json.loads(json.dumps(settings))
-    old = json.loads(path.read_text()) if path.exists() else new
+    old = whole(path, lambda p: json.loads(p.read_text()), {} if path.exists() else new)
     keys = sorted((old.keys() | new.keys()) - set(_FREE))
     if changed := [k for k in keys if old.get(k) != new.get(k)]:
         said = ", ".join(f"{k} {old.get(k)!r}, now {new.get(k)!r}" for k in changed)

@@ -22,7 +22,7 @@ from fastcore.script import Param, call_parse
 from traitlets.config import Config
 
 from ..core import write_json
-from .reruns import code_of
+from .reruns import code_of, note_files
 from .terminal import BarReporter, report_stage
 
 # %% ../../nbs/run/stage.ipynb #c005
@@ -103,6 +103,7 @@ def _execute(
     running.replace(folder / "notebook.ipynb")
     special = {k: str(v) for k, v in given.items() if k not in ("paper", "profile", "dataset")} # those are in the folder's path
     if threads > 1: special["threads"] = str(threads)
+    note_files(folder)
     write_json(folder / "code.json", dict(code=code, parameters=special))
 
 # %% ../../nbs/run/stage.ipynb #c017

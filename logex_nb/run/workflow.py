@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from ..core import configure, profiles, repo_root
 from ..data.catalogue import SOURCES, absolute
-from .reruns import changes, code_of, made_of
+from .reruns import changes, code_of, made_of, spoilt
 from .study import SECTIONS, Study, papers
 from .terminal import expected_seconds, watch
 
@@ -248,16 +248,27 @@ def _plan(command: list[str], cwd: Path, env: dict[str, str]) -> int:
     return code
 
 
+def _again(
+    study: Study, # Whose stages
+    aside: bool = True, # Set the records of spoilt ones aside
+) -> list[str]: # For Snakemake
+    "Tell which finished stages are not what they were, and have them made again, even where nothing waits for them"
+    found = spoilt(study.runs, aside)
+    for stage, names in found.items(): print(f"{stage}: {names[0]} is not what was made: " + ("its record is set aside, and the stage made again" if aside else "the stage will be made again"))
+    return ["--forcerun", *(_relative(study.runs / stage / "record.json") for stage in found)] if found else []
+
+
 def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None:
     "Run Snakemake for one paper; end with the errors of its stages if it fails"
     began, log = time.time(), study.runs / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
     where = dict(cwd=repo_root(), env=os.environ | dict(LOKY_MAX_CPU_COUNT=str(cores))) # for stages with several processes
     try:
         if not plan: study.runs.mkdir(parents=True, exist_ok=True), study.results.mkdir(parents=True, exist_ok=True)
-        if plan: code = _plan(command, **where)
+        if plan:
+            code = _plan(command + _again(study, aside=False), **where)
         else:
             with FileLock(study.runs / "lock", timeout=0) as lock: # Snakemake inherits it, and holds it if this process is killed
-                code = watch(command, log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
+                code = watch(command + _again(study), log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
     except Timeout: sys.exit(f"error: another run is at work in {study.runs}: wait for its end or stop it")
     except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
