@@ -58,9 +58,9 @@ def plan_paintings(
         rng = np.random.default_rng(child_seed(seed, "paintings", c))
         rows = rng.permutation(np.flatnonzero(ids == c) if config.source == "same" else len(ids))
         for k, row in enumerate(np.resize(rows, int(np.ceil(wanted / min(config.gammas))))):
-            mask = np.asarray(train.masks[row])
+            mask, start = np.asarray(train.masks[row]), int(rng.choice(np.flatnonzero(ids == c)))
             mask = mask | True if config.mask == "whole" else dilated(varied(mask, rng) if rng.random() < config.varied else mask)
-            found.append(Painting(train.classes[c], k, str(train.table.image.iloc[row]), int(row), mask, child_seed(seed, "painting", c, k)))
+            found.append(Painting(train.classes[c], k, str(train.table.image.iloc[row]), int(row), start, mask, child_seed(seed, "painting", c, k)))
     return found
 
 # %% ../../nbs/generate/filling.ipynb #f14

@@ -148,6 +148,7 @@ def paint(
     masks: np.ndarray, # Where to paint, bool `[n, h, h]`; all of it for an image without a photograph
     class_ids: Sequence[int], # What to paint `[n]`
     seeds: Sequence[int], # Of the start noise `[n]`, so that no image depends on its neighbours
+    starts: np.ndarray | None = None, # Real images of these classes, which are noised for a start, uint8 `[n, h, h, 3]`; pure noise if not given
     steps: int = 10, # Of DDIM
     scale: float = 2., # Classifier-free guidance
     feather: float = 2., # Pixels over which painted and real are mixed
@@ -157,6 +158,7 @@ def paint(
 ) -> np.ndarray: # uint8 `[n, h, h, 3]`
     "Lesions of the wanted classes in these photographs (Jiang et al. 2026)"
     pipe, ids, done = painter.pipe, torch.as_tensor(np.asarray(class_ids)), []
+    if starts is not None and starts.shape != images.shape: raise ValueError(f"starts are {list(starts.shape)}, images {list(images.shape)}: give one of each per image")
     if not len(images) == len(masks) == len(ids) == len(seeds): raise ValueError(f"{len(images)} images, {len(masks)} masks, {len(ids)} classes and {len(seeds)} seeds: give one of each per image")
     if images.shape[1] != (side := image_side(pipe)): raise ValueError(f"images have {images.shape[1]} px, the painter draws {side}: resize them with `at_side`, and their masks")
     if (empty := np.flatnonzero(~masks.any((1, 2)))).size: raise ValueError(f"mask number {empty[0]} is empty: there is nothing to paint")
@@ -166,6 +168,7 @@ def paint(
         beside = _beside(pipe, images[part], torch.from_numpy(masks[part])[:, None].float())
         z = torch.stack([torch.randn(c, *beside.shape[2:], generator=torch.Generator().manual_seed(int(seeds[i]))) for i in part]).to(device)
         known = painter.tokens(torch.cat([ids[part], torch.full((len(part),), len(painter.classes))]).to(device))
+        if starts is not None: z = plan[0][1] ** .5 * encode_images(pipe, starts[part]).to(device) + (1 - plan[0][1]) ** .5 * z
         for t, alpha, after in plan:
             with autocast(device, precision): noise = pipe.unet(torch.cat([torch.cat([z, beside], 1)] * 2), t, known).sample.float()
             wanted, none = noise.chunk(2)
@@ -257,6 +260,7 @@ class Painting:
     index: int # Number within the class
     source: str # The photograph that it is painted into; it must be one that may be learned from
     row: int # Its row among the images
+    start: int # Row of a real image of the class, whose noised latent is the start
     mask: np.ndarray # Where, bool `[h, h]`
     seed: int # Of the start noise
 
@@ -292,7 +296,7 @@ def paint_folder(
         for first in range(0, len(todo), config.batch):
             some, began = [of[k] for k in todo[first:first + config.batch]], time.process_time()
             made = paint(painter, images[[p.row for p in some]], np.stack([p.mask for p in some]), [painter.classes.index(p.name) for p in some], [p.seed for p in some],
-                         config.num_inference_steps, config.guidance_scale, config.feather, config.batch, config.precision, progress=False)
+                         images[[p.start for p in some]], config.num_inference_steps, config.guidance_scale, config.feather, config.batch, config.precision, progress=False)
             seconds = round((time.process_time() - began) / len(some), 2)
             for p, image in zip(some, made):
                 about = {"class": p.name, "index": p.index, "seed": p.seed, "method": "inpainting", "seconds": seconds, "source": p.source, "mask": sha256(np.packbits(p.mask).tobytes())[:16]}
