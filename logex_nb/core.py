@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'repo_root', 'profiles', 'read_toml', 'read_profile', 'configure', 'load_config', 'child_seed',
-           'computes_bf16', 'autocast', 'settled', 'atomic', 'write_json', 'whole', 'sha256', 'fingerprint',
+           'computes_bf16', 'autocast', 'settled', 'atomic', 'write_json', 'leftover', 'sha256', 'fingerprint',
            'environment', 'peak_memory', 'Run', 'read_record']
 
 # %% ../nbs/core.ipynb #c002
@@ -175,7 +175,7 @@ def write_json(
 
 
 # %% ../nbs/core.ipynb #wh02
-def whole(
+def leftover(
     path: Path | str, # What an earlier run may have left
     read: Callable[[Path], _T], # Reads it
     otherwise: _T, # Where there is none, or a damaged one
@@ -264,7 +264,7 @@ def __enter__(self: Run) -> Run:
 def _before(self: Run, settings: str) -> float: # Seconds of calls that did not end, until the last file each of them wrote
     begun = self.folder / "begun.json"
     if not begun.exists(): return 0.
-    call = whole(begun, lambda p: json.loads(p.read_text()), {})
+    call = leftover(begun, lambda p: json.loads(p.read_text()), {})
     if call.get("settings") != settings: return 0. # what it did will not be used
     wrote = [f.stat().st_mtime for f in self.folder.rglob("*") if f.suffix != ".ipynb"] # a notebook is this call's own
     return call["before"] + max(wrote) - call["at"]

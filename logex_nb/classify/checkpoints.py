@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .backbones import ImageClassifier
-from ..core import atomic, whole
+from ..core import atomic, leftover
 
 # %% ../../nbs/classify/checkpoints.ipynb #c006
 def run_key(
@@ -54,7 +54,7 @@ def load_checkpoint(
 ) -> tuple[list[dict], dict[str, Tensor]]: # History and best state, empty for a run that begins
     "Go on where this very run stopped, or begin"
     path = folder / "checkpoint.pt"
-    state = whole(path, lambda p: torch.load(p, map_location="cpu", weights_only=True), None)
+    state = leftover(path, lambda p: torch.load(p, map_location="cpu", weights_only=True), None)
     if state is None: return [], {}
     if state["key"] != key:
         warnings.warn(f"{path} has other settings, data or seed: training begins afresh")

@@ -15,7 +15,7 @@ import torch
 from .backbones import ImageClassifier
 from .batches import fetch, hold
 from .frozen import orientation
-from ..core import atomic, whole
+from ..core import atomic, leftover
 
 # %% ../../nbs/classify/outputs.ipynb #c007
 @torch.inference_mode()
@@ -57,7 +57,7 @@ def save_outputs(
     if len(set(lengths.values())) > 1:
         raise ValueError(f"outputs of {split!r} differ in length: {lengths}")
     path = Path(folder) / "outputs.npz"
-    old = whole(path, lambda p: dict(np.load(p)), {})
+    old = leftover(path, lambda p: dict(np.load(p)), {})
     new = {f"{split}_{key}": value for key, value in new.items()}
     with atomic(path) as tmp: np.savez(tmp, **old | new)
 

@@ -66,6 +66,18 @@ class ClassTokens(ModelMixin, ConfigMixin):
         "What the UNet reads"
         return self.layers(self.embedding(ids))[:, None]
 
+# %% ../../nbs/generate/inpainting.ipynb #ot02
+class _OneToken:
+    "Cross-attention to a single token, without queries and keys"
+
+    def __call__(self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return attn.to_out[0](attn.to_v(encoder_hidden_states)).expand(-1, hidden_states.shape[1], -1)
+
+
+def _read_one_token(unet: UNet2DConditionModel) -> None:
+    "Let the cross-attention of a UNet read a single token"
+    unet.set_attn_processor({name: _OneToken() if ".attn2." in name else known for name, known in unet.attn_processors.items()})
+
 # %% ../../nbs/generate/inpainting.ipynb #c009b
 @dataclass
 class Painter:
@@ -79,6 +91,7 @@ class Painter:
             raise ValueError(f"the UNet has {unet.in_channels} inputs for {unet.out_channels} latent channels: one that inpaints has {2 * unet.out_channels + 1}; make one with `inpainting_unet`")
         if self.tokens.config.width != unet.cross_attention_dim:
             raise ValueError(f"the class tokens have {self.tokens.config.width} numbers, the UNet reads {unet.cross_attention_dim}: train them together")
+        _read_one_token(self.pipe.unet)
 
     @property
     def classes(self) -> list[str]: # In the order of their ids
@@ -283,6 +296,7 @@ def paint_folder(
     folder: Path | str, # Where to; what is there already is kept
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
     progress: bool = True, # Show a progress bar
+    code: str = "", # Digest of the code that draws; images that another version drew are as stale as those of other settings
 ) -> pd.DataFrame: # The manifest
     "Painted lesions as PNG files with a manifest, resumable at any batch"
     config = settled(config, painter.pipe.unet.device)
@@ -290,7 +304,7 @@ def paint_folder(
     of = {(p.name, p.index): p for p in paintings}
     if len(of) < len(paintings): raise ValueError("two paintings have the same class and number: number them within their class")
     counts = {name: 1 + max(p.index for p in paintings if p.name == name) for name in dict.fromkeys(p.name for p in paintings)}
-    settings = asdict(config) | dict(prompts=dict.fromkeys(counts, ""), counts=counts, classes=painter.classes, weights=fingerprint(painter.pipe.unet, painter.pipe.vae, painter.tokens))
+    settings = asdict(config) | ({"code": code} if code else {}) | dict(prompts=dict.fromkeys(counts, ""), counts=counts, classes=painter.classes, weights=fingerprint(painter.pipe.unet, painter.pipe.vae, painter.tokens))
 
     def draw(todo):
         for first in range(0, len(todo), config.batch):

@@ -26,7 +26,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ..core import PRECISIONS, atomic, autocast, child_seed, settled, sha256, whole
+from ..core import PRECISIONS, atomic, autocast, child_seed, settled, sha256, leftover
 from .pipeline import StableDiffusionPipeline, at_side, encode_prompts, image_side
 from .pretraining import snr_weights
 
@@ -188,7 +188,7 @@ def _save(path: Path, key: str, losses: list[float], params: list, *parts) -> No
 
 def _resume(path: Path, key: str, params: list, *parts) -> list[float]:
     "Restore `params` and `parts` if the file is of this training; the losses so far"
-    state = whole(path, lambda p: torch.load(p, map_location="cpu", weights_only=True), None)
+    state = leftover(path, lambda p: torch.load(p, map_location="cpu", weights_only=True), None)
     if state is None: return []
     if state["key"] != key:
         warnings.warn(f"{path} is of other settings, data, base or seed: training starts afresh")

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ..core import atomic, fingerprint, settled, sha256, whole, write_json
+from ..core import atomic, fingerprint, settled, sha256, leftover, write_json
 from ..data.sources import resized
 from .batching import Sampling
 from .guidance import Guided, guide, make_starts
@@ -85,8 +85,8 @@ def read_lines(
 ) -> list[dict[str, str]]: # Its complete lines
     "What is certain to have been done"
     if not path.exists(): return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return list(csv.DictReader(io.StringIO(whole)))
+    complete = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return list(csv.DictReader(io.StringIO(complete)))
 
 # %% ../../nbs/generate/manifest.ipynb #k006
 def _append_line(
@@ -116,7 +116,7 @@ def _check_settings(
     "Write `settings.json`, unless it says that the images in `folder` were made with others"
     path = folder / "settings.json"
     new = json.loads(json.dumps(settings))
-    old = whole(path, lambda p: json.loads(p.read_text()), {} if path.exists() else new)
+    old = leftover(path, lambda p: json.loads(p.read_text()), {} if path.exists() else new)
     keys = sorted((old.keys() | new.keys()) - set(_FREE))
     if changed := [k for k in keys if old.get(k) != new.get(k)]:
         said = ", ".join(f"{k} {old.get(k)!r}, now {new.get(k)!r}" for k in changed)
@@ -192,6 +192,7 @@ def generate_folder(
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
     make: Callable[..., Iterator[Guided]] = guide, # `guide`, or a rival such as `onestep`
     helpers: int = 0, # Further processes at most, of the lowest priority; each starts in ten seconds, so there is one for every four batches at most
+    code: str = "", # Digest of the code that draws; images that another version drew are as stale as those of other settings
 ) -> pd.DataFrame: # The manifest
     "Guided images of all classes, and their unguided twins, resumable at any image"
     folder, config = Path(folder), settled(config, pipe.unet.device)
@@ -199,7 +200,7 @@ def generate_folder(
     if len({folder_name(name) for name in prompts}) < len(prompts):
         raise ValueError(f"two of the classes {sorted(prompts)} would share a folder: rename one")
     weights = fingerprint(pipe.unet, pipe.vae, pipe.text_encoder, classifier)
-    made_of = asdict(config) | dict(prompts=prompts, class_ids=class_ids, weights=weights)
+    made_of = asdict(config) | ({"code": code} if code else {}) | dict(prompts=prompts, class_ids=class_ids, weights=weights)
     config, of = replace(config, batch=min(config.batch, len(starts))), {(s.name, s.index): s for s in starts}
 
     def draw(todo):

@@ -23,7 +23,7 @@ from diffusers import ModelMixin
 from torch import nn
 from tqdm import tqdm
 
-from ..core import atomic, autocast, child_seed, fingerprint, settled, sha256, whole
+from ..core import atomic, autocast, child_seed, fingerprint, settled, sha256, leftover
 from .patches import PatchAutoencoder
 from .pipeline import (
     Architecture, StableDiffusionPipeline, build_pipeline, encode_images, encode_prompts, save_pipeline)
@@ -86,7 +86,7 @@ def fit_averaged(
     "Minimise `loss_at` over `net`, resumable at any checkpoint"
     opt = torch.optim.AdamW(net.parameters(), lr, betas=(.9, .99), weight_decay=1e-4)
     mean, history, start, recent = copy.deepcopy(net).requires_grad_(False), [], 0, []
-    state = whole(checkpoint, lambda p: torch.load(p, weights_only=True, map_location="cpu"), {})
+    state = leftover(checkpoint, lambda p: torch.load(p, weights_only=True, map_location="cpu"), {})
     if state.get("key") == key:
         net.load_state_dict(state["net"]), mean.load_state_dict(state["mean"]), opt.load_state_dict(state["opt"])
         start, history = state["step"], state["history"]

@@ -18,7 +18,7 @@ from typing import Any
 import nbformat
 
 import logex_nb
-from ..core import sha256, whole, write_json
+from ..core import sha256, leftover, write_json
 
 # %% ../../nbs/run/reruns.ipynb #c006
 class _Plain(ast.NodeTransformer):
@@ -236,7 +236,7 @@ def altered(
     folder: Path | str, # Of a finished stage
 ) -> list[str]: # Names of files that are not what was made
     "What is not as the stage left it"
-    folder, known = Path(folder), whole(Path(folder) / "files.json", lambda p: json.loads(p.read_text()), {})
+    folder, known = Path(folder), leftover(Path(folder) / "files.json", lambda p: json.loads(p.read_text()), {})
 
     def same(name: str, size: int, changed: int, digest: str) -> bool:
         path = folder / name

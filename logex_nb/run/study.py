@@ -354,13 +354,22 @@ def results(self: Study) -> Path:
 
 # %% ../../nbs/run/study.ipynb #kp02
 @patch
+def code(
+    self: Study,
+    page: str, # A notebook of the paper
+) -> str: # 16 hexadecimal digits
+    "Digest of the package's code that a page uses, without the page's own cells"
+    found = {name: digest for name, digest in code_of(self.home / f"{page}.ipynb").items() if "." in name} # one without a dot is the page
+    return sha256(json.dumps(found).encode())[:16]
+
+
+@patch
 def kept(
     self: Study,
     page: str, # A notebook of the paper
 ) -> Path: # A folder
     "Where a page keeps what it trained with this code of the package"
-    code = {name: digest for name, digest in code_of(self.home / f"{page}.ipynb").items() if "." in name} # one without a dot is the page
-    return self.runs / "reports" / sha256(json.dumps(code).encode())[:16]
+    return self.runs / "reports" / self.code(page)
 
 # %% ../../nbs/run/study.ipynb #kp04
 @patch
