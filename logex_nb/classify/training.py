@@ -73,7 +73,7 @@ class Training:
 
     def __post_init__(self): _check_settings(self)
 
-
+# %% ../../nbs/classify/training.ipynb #c006g
 @dataclass(frozen=True)
 class GuideTraining(Training):
     "How a classifier that guides a generator is trained: the same settings, a section of its own in a profile"

@@ -245,7 +245,7 @@ def altered(
 
     return [name for name, about in known.items() if not same(name, *about)]
 
-
+# %% ../../nbs/run/reruns.ipynb #fl02s
 def spoilt(
     runs: Path | str, # Holds the stages of a study
     aside: bool = True, # Set their records aside, so that they are made again

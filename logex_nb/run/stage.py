@@ -45,7 +45,7 @@ KEEP_MEMORY = ":".join(f"glibc.malloc.{name}={value}" for name, value in dict(
     hugetlb=1, mmap_threshold=4 << 30, trim_threshold=8 << 30, top_pad=256 << 20).items())
 _PAPERMILL = "Input Notebook", "Output Notebook", "Working directory", "Executing", "Ending Cell", "<Figure size " # of itself, of pictures
 
-
+# %% ../../nbs/run/stage.ipynb #c007k
 _KERNEL = "logex_nb"
 _JUPYTER_PATH = [place for place in os.environ.get("JUPYTER_PATH", "").split(os.pathsep) if place] # as it was given
 
@@ -64,7 +64,7 @@ def _own_kernel(folder: Path) -> None:
     write_json(folder / "kernels" / _KERNEL / "kernel.json", dict(argv=argv, display_name="Python of this package", language="python"))
     os.environ["JUPYTER_PATH"] = os.pathsep.join([str(folder), *_JUPYTER_PATH])
 
-
+# %% ../../nbs/run/stage.ipynb #c007x
 def _execute(
     notebook: Path | str, # An experiment
     folder: Path | str, # Receives `notebook.ipynb` and `code.json`, what it was made of

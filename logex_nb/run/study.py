@@ -46,8 +46,13 @@ class Arm:
 
     @property
     def generators(self) -> list[str]:
-        "Whose images it needs"
-        return [a["images"] for a in self.add if "images" in a]
+        "Whose images it needs, or whose sources"
+        return [name for a in self.add if (name := a.get("images") or a.get("sources"))]
+
+    @property
+    def keep(self) -> float:
+        "The share of images that a score leaves, where it says so; 0 elsewhere"
+        return next((a["keep"] for a in self.add if "keep" in a), 0.)
 
     @property
     def scored(self) -> list[tuple[str, str]]:

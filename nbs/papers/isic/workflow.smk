@@ -8,7 +8,7 @@ ASKED = dict(seeds=str(config["seeds"]), rows=study.rows)
 FOLDS = [f"group{k}" for k in range(study.choices.folds)]
 # Where no two images share a lesion, dealing them singly changes nothing
 SINGLY = [f"image{k}" for k in range(study.choices.folds)] if study.source.open().table.group.duplicated().any() else []
-SWEPT = {g: f"selected_{round(100 * g)}" for g in FILLING.gammas}
+SWEPT = [name for name, arm in study.arms.items() if arm.keep in FILLING.gammas] # Among these, validation chooses
 
 
 # What papers share
@@ -32,11 +32,6 @@ def records(name, *parts):
 
 def trained(arms, folds, seeds=SEEDS):
     return [records("classifier", k, fold, f"seed{s}") for k in arms for fold in folds for s in seeds]
-
-
-def painters(arm):
-    "Whose images, or whose sources, an arm learns from"
-    return dict.fromkeys(a.get("images") or a["sources"] for a in study.arms[arm].add)
 
 
 rule all:
@@ -110,7 +105,7 @@ def needs(w):
     add = study.arms[w.arm].add
     chosen = [records("share", w.fold)] if any("by" in a and "keep" not in a for a in add) else []
     scored = [records("scores", a["images"], w.fold) for a in add if "by" in a]
-    return [records("data"), *(records("paintings", g, w.fold) for g in painters(w.arm)), *scored, *chosen]
+    return [records("data"), *(records("paintings", g, w.fold) for g in dict.fromkeys(study.arms[w.arm].generators)), *scored, *chosen]
 
 
 rule classifier:
@@ -126,7 +121,7 @@ rule classifier:
 share = stage("share", "{fold}", fold="{fold}", seeds=ASKED["seeds"])
 
 rule share:
-    input: lambda w: trained(SWEPT.values(), [w.fold])
+    input: lambda w: trained(SWEPT, [w.fold])
     output: share.outputs
     params: made_of=lambda w: share.made_of(w, gammas=FILLING.gammas, seeds=SEEDS)
     threads: share.threads
@@ -148,7 +143,7 @@ rule table:
 gamma = stage("gamma", seeds=ASKED["seeds"])
 
 rule gamma:
-    input: trained([*SWEPT.values(), "random", "real"], FOLDS), [records("share", fold) for fold in FOLDS]
+    input: trained([*SWEPT, "random", "real"], FOLDS), [records("share", fold) for fold in FOLDS]
     output: gamma.outputs
     params: made_of=gamma.made_of(None, gammas=FILLING.gammas, folds=FOLDS, seeds=SEEDS)
     shell: gamma.command
