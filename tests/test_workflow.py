@@ -152,9 +152,12 @@ def test_recorded_results_do_not_pass_for_ones_made_here(tmp_path, targets):
 
 
 def test_plain_folder_has_no_ceiling(tmp_path):
-    for name, n in (("common", 9), ("rare", 5)):
+    listed = ["file_name,label,part"]
+    for name, part, n in (("common", "head", 130), ("rare", "tail", 90)): # enough for the protocol, which a plan tries
         (tmp_path / name).mkdir()
-        for i in range(n): Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / name / f"{i}.png")
+        for i in range(n): Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / name / f"{i}.png")
+        listed += [f"{name}/{i}.png,{name},{part}" for i in range(n)]
+    (tmp_path / "metadata.csv").write_text("\n".join(listed))
     study = lambda rows="": Study("logex", "mini", f"folder:{tmp_path}", rows)
     assert not study().pool and "ceiling" not in study("all").table()
     for rows in ("", "all", "ce"): snakemake_command(study(rows), ["table2"])
