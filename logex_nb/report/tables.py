@@ -117,7 +117,7 @@ def _cell(mean: float, std: float, digits: int) -> str: # '16.3 ± 1.9', or '' f
     return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
 
 
-_DECIMALS = {"LoGex": 2, "ADPM": 1, "Jiang et al.": 1} # Of the percentages that a paper prints, by its name in `source`
+_DECIMALS = {"LoGex": 2, "ADPM": 1} # Of the percentages that a paper prints, by its name in `source`
 
 
 def as_printed(
