@@ -63,6 +63,9 @@ class Archive(Source):
     @property
     def where(self) -> Path: return self.folder
 
+    @property
+    def known(self) -> tuple[str, ...]: return self.labels
+
     def listed(self) -> pd.DataFrame:
         "A row per image: its name, its label, and what else is known"
         raise NotImplementedError
@@ -77,9 +80,9 @@ def _images(folder: Path) -> list[Path]:
 def open(self: Archive) -> Dataset:
     "Its images, all of them checked to be there"
     table = self.listed()
-    for row in table[~table.label.isin(self.labels)].to_dict("records"):
+    for row in table[~table.label.isin(self.known)].to_dict("records"):
         raise ValueError(f"unknown label {row['label']!r} of image {row['image']!r} in {self.name}: "
-                         f"choose from {list(self.labels)}")
+                         f"choose from {list(self.known)}")
     classes = table.groupby("group", sort=False).label.unique() if self.lesions else pd.Series(dtype=object)
     for lesion, several in classes[classes.map(len) > 1].items():
         raise ValueError(f"lesion {lesion!r} of {self.name} is {' and '.join(sorted(several))}: a lesion has one class, correct the labels of its images")
@@ -104,6 +107,15 @@ def _table(archive: Archive, *names: str, columns: dict[str, str], sep: str | No
 
 # %% ../../nbs/data/archives.ipynb #c012
 _DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile/"
+_ISIC = ("NV", "MEL", "BCC", "BKL", "AK", "SCC", "VASC", "DF")
+
+
+def _isic_classes(archive: Archive, name: str) -> pd.Series: # Class by image
+    "What ISIC 2019's table of zeros and ones says of each image"
+    truth = _table(archive, name, columns=dict(image="image") | {c: c for c in (*_ISIC, "UNK")}).set_index("image").astype(float)
+    if (odd := truth.sum(axis=1) != 1).any():
+        raise ValueError(f"image {truth.index[odd][0]!r} of {archive.name} has {int(truth[odd].sum(axis=1).iloc[0])} classes in {name}: each has exactly one")
+    return truth.idxmax(axis=1)
 
 
 @dataclass(frozen=True)
@@ -120,10 +132,20 @@ class Ham10000(Archive):
         Remote("HAM10000_images_part_1.zip", f"{_DATAVERSE}3172585", "md5:4639bfa73ab251610530a97c898e6e46"),
         Remote("HAM10000_images_part_2.zip", f"{_DATAVERSE}3172584", "md5:da43d6cc50f6613013be07e8986b384b"))
     split: str = "" # A list below its folder, with columns image and split; empty: none
+    truth: str = "" # ISIC 2019's ground truth below its folder, by which akiec becomes ak and scc; empty: they stay together
+
+    @property
+    def known(self) -> tuple[str, ...]: return ("ak", "scc", *self.labels[1:]) if self.truth else self.labels
 
     def listed(self) -> pd.DataFrame:
         names = [f"HAM10000_metadata{suffix}" for suffix in (".csv", ".tab", "")]
         table = _table(self, *names, columns=dict(image_id="image", dx="label", lesion_id="group"))
+        if self.truth:
+            told = table.image.map(_isic_classes(self, self.truth).str.lower())
+            both = table.label == "akiec"
+            if (odd := both & ~told.isin(["ak", "scc"])).any():
+                raise ValueError(f"image {table.image[odd].iloc[0]!r} of {self.name} is akiec, and {told[odd].fillna('not listed').iloc[0]} in {self.truth}: expected AK or SCC")
+            table["label"] = table.label.where(~both, told)
         if not self.split: return table
         given = _table(self, self.split, columns=dict(image="image", split="split"))
         given = given.assign(image=given.image.map(lambda name: Path(name).stem))
@@ -138,19 +160,16 @@ class Isic2019(Archive):
     "ISIC 2019: dermatoscopic images of eight classes"
     word: ClassVar[str] = "isic2019"
     lesions: ClassVar[bool] = True
-    labels: ClassVar[tuple[str, ...]] = ("NV", "MEL", "BCC", "BKL", "AK", "SCC", "VASC", "DF")
+    labels: ClassVar[tuple[str, ...]] = _ISIC
     licence: ClassVar[str] = "CC BY-NC 4.0, HAM10000 (Medical University of Vienna), BCN_20000 (Hospital Clinic Barcelona), MSK (Memorial Sloan Kettering)"
     by_hand: ClassVar[str] = ("download ISIC_2019_Training_Input.zip, ISIC_2019_Training_GroundTruth.csv and ISIC_2019_Training_Metadata.csv from "
                               "https://challenge.isic-archive.com/data/#2019 and unpack them there")
 
     def listed(self) -> pd.DataFrame:
-        truth = _table(self, "ISIC_2019_Training_GroundTruth.csv", columns=dict(image="image") | {c: c for c in (*self.labels, "UNK")})
-        known = truth[[*self.labels, "UNK"]].astype(float)
-        if (odd := known.sum(axis=1) != 1).any():
-            raise ValueError(f"image {truth.image[odd].iloc[0]!r} of {self.name} has {int(known.sum(axis=1)[odd].iloc[0])} classes in ISIC_2019_Training_GroundTruth.csv: each has exactly one")
+        truth = _isic_classes(self, "ISIC_2019_Training_GroundTruth.csv").rename("label").reset_index()
         about = _table(self, "ISIC_2019_Training_Metadata.csv", columns=dict(image="image", lesion_id="group"))
         if lacking := sorted(set(truth.image) - set(about.image)): raise ValueError(f"{len(lacking)} images of {self.name} are not in ISIC_2019_Training_Metadata.csv, first {lacking[0]!r}")
-        table = truth[["image"]].assign(label=known.idxmax(axis=1)).merge(about, on="image", validate="1:1")
+        table = truth.merge(about, on="image", validate="1:1")
         return table.assign(group=table.group.where(table.group != "", table.image))
 
 # %% ../../nbs/data/archives.ipynb #c019

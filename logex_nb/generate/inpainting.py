@@ -162,6 +162,7 @@ def paint(
     class_ids: Sequence[int], # What to paint `[n]`
     seeds: Sequence[int], # Of the start noise `[n]`, so that no image depends on its neighbours
     starts: np.ndarray | None = None, # Real images of these classes, which are noised for a start, uint8 `[n, h, h, 3]`; pure noise if not given
+    strength: float = 1., # Share of the trajectory that is drawn anew; the rest is the start's
     steps: int = 10, # Of DDIM
     scale: float = 2., # Classifier-free guidance
     feather: float = 2., # Pixels over which painted and real are mixed
@@ -176,7 +177,8 @@ def paint(
     if images.shape[1] != (side := image_side(pipe)): raise ValueError(f"images have {images.shape[1]} px, the painter draws {side}: resize them with `at_side`, and their masks")
     if (empty := np.flatnonzero(~masks.any((1, 2)))).size: raise ValueError(f"mask number {empty[0]} is empty: there is nothing to paint")
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < len(painter.classes): raise ValueError(f"class id {int(ids.max())}: the painter knows {len(painter.classes)} classes, {painter.classes}")
-    device, c, plan = pipe.unet.device, pipe.unet.config.out_channels, ddim_plan(pipe.scheduler, steps)
+    if not (0 < strength <= 1) or starts is None and strength < 1: raise ValueError(f"strength is {strength}: choose above 0, up to 1, and give starts if it is below 1")
+    device, c, plan = pipe.unet.device, pipe.unet.config.out_channels, ddim_plan(pipe.scheduler, steps)[-max(1, round(strength * steps)):]
     for part in tqdm(np.split(np.arange(len(images)), range(batch, len(images), batch)), "painted", disable=not progress):
         beside = _beside(pipe, images[part], torch.from_numpy(masks[part])[:, None].float())
         z = torch.stack([torch.randn(c, *beside.shape[2:], generator=torch.Generator().manual_seed(int(seeds[i]))) for i in part]).to(device)
@@ -310,7 +312,7 @@ def paint_folder(
         for first in range(0, len(todo), config.batch):
             some, began = [of[k] for k in todo[first:first + config.batch]], time.process_time()
             made = paint(painter, images[[p.row for p in some]], np.stack([p.mask for p in some]), [painter.classes.index(p.name) for p in some], [p.seed for p in some],
-                         images[[p.start for p in some]], config.num_inference_steps, config.guidance_scale, config.feather, config.batch, config.precision, progress=False)
+                         images[[p.start for p in some]], steps=config.num_inference_steps, scale=config.guidance_scale, feather=config.feather, batch=config.batch, precision=config.precision, progress=False)
             seconds = round((time.process_time() - began) / len(some), 2)
             for p, image in zip(some, made):
                 about = {"class": p.name, "index": p.index, "seed": p.seed, "method": "inpainting", "seconds": seconds, "source": p.source, "mask": sha256(np.packbits(p.mask).tobytes())[:16]}

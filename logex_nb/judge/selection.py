@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
 from ..classify.backbones import build_backbone
-from ..classify.frozen import orientation
+from ..classify.frozen import folded, orientation
 from ..classify.outputs import predict
 from ..data.tiles import Tiles
 from ..detect.tail import p_tail
@@ -131,20 +131,20 @@ def near_copies(
     real_labels: np.ndarray, # Their classes `[n]`
     groups: np.ndarray, # Of each real image, such as its lesion `[n]`
     quantile: float = .995, # Of the similarity between images of different groups; 1 finds none
-) -> np.ndarray: # bool `[m]`
-    "Whether an image is closer to a real one than different real ones are to each other"
+) -> pd.DataFrame: # `copy`; `nearest`, a row of `real`; and `likeness`, their cosine `[m]`
+    "The nearest real image of the class, and whether it is nearer than different real ones are to each other"
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
     features, real, groups, labels, real_labels = unit(np.asarray(features, np.float32)), unit(np.asarray(real, np.float32)), *map(np.asarray, (groups, labels, real_labels))
-    copies = np.zeros(len(features), bool)
-    if quantile >= 1: return copies
+    copies, nearest, likeness = np.zeros(len(features), bool), np.zeros(len(features), int), np.zeros(len(features), np.float32)
     for c in np.unique(labels):
         own, theirs = np.flatnonzero(labels == c), np.flatnonzero(real_labels == c)
+        like = np.max([features[own] @ real[theirs, k].T for k in range(real.shape[1])], 0)
+        nearest[own], likeness[own] = theirs[like.argmax(1)], like.max(1)
         different = groups[theirs][:, None] != groups[theirs]
-        if not different.any(): continue # one lesion says nothing about others
+        if quantile >= 1 or not different.any(): continue # one lesion says nothing about others
         among = np.max([real[theirs, 0] @ real[theirs, k].T for k in range(real.shape[1])], 0)
-        nearest = np.max([features[own] @ real[theirs, k].T for k in range(real.shape[1])], 0).max(1)
-        copies[own] = nearest > np.quantile(among[different], quantile)
-    return copies
+        copies[own] = likeness[own] > np.quantile(among[different], quantile)
+    return pd.DataFrame(dict(copy=copies, nearest=nearest, likeness=likeness))
 
 # %% ../../nbs/judge/selection.ipynb #ss02
 def score_set(
@@ -155,19 +155,20 @@ def score_set(
     config: Selection, # How
     seed: int, # Of the column `random`
     device: torch.device | str = "cpu", # Where to compute
-) -> pd.DataFrame: # `SCORES`, tail_like, random, class_id, called and copy `[m]`
+) -> pd.DataFrame: # `SCORES`, tail_like, random, class_id, called, copy, and the `nearest` real image with its `likeness` `[m]`
     "Scores of a set of synthetic images, by a frozen network of their own"
     rows = np.flatnonzero(np.isin(real.labels, labels))
     own, theirs, groups = np.asarray(real.images[rows]), real.labels[rows], real.table.group.to_numpy()[rows]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0) # for a network without weights
-        net = build_backbone(config.backbone, 2, config.weights or None, size=config.size).to(device)
+        net = folded(build_backbone(config.backbone, 2, config.weights or None, size=config.size).to(device))
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) if config.unit else x
-    look = lambda x: unit(predict(net, x)[1])
+    look = lambda x: unit(predict(net, x, batch=64)[1])
     seen, turned = look(images), np.stack([look(orientation(own, k)) for k in range(8)], 1)
     table = score_images(seen, labels, turned, theirs, logits, real.tail_ids, config)
-    return table.assign(tail_like=1 - table.head_like, random=np.random.default_rng(seed).random(len(table)),
-                        class_id=labels, called=logits.argmax(1), copy=near_copies(seen, labels, turned, theirs, groups, config.copies))
+    near = near_copies(seen, labels, turned, theirs, groups, config.copies)
+    return table.assign(tail_like=1 - table.head_like, random=np.random.default_rng(seed).random(len(table)), class_id=labels, called=logits.argmax(1),
+                        copy=near["copy"], nearest=real.table.image.to_numpy()[rows[near.nearest]], likeness=near.likeness.round(4))
 
 # %% ../../nbs/judge/selection.ipynb #c017
 def selection_weights(

@@ -165,3 +165,27 @@ rule leakage:
     output: leakage.outputs
     params: made_of=leakage.made_of(None, rows=list(study.choices.leakage), folds=FOLDS + SINGLY, seeds=SEEDS)
     shell: leakage.command
+
+
+# Before anything is painted: how good are the masks, and what is left of real lesions?
+
+dice = stage("dice")
+
+rule dice:
+    input: records("data")
+    output: dice.outputs
+    params: made_of=dice.made_of(None, **PAIRS)
+    threads: dice.threads
+    resources: gpu=1
+    shell: dice.command
+
+
+ladder = stage("ladder", fold=FOLDS[0], seeds=ASKED["seeds"])
+
+rule ladder:
+    input: records("masks", FOLDS[0]), records("painter", FOLDS[0])
+    output: ladder.outputs
+    params: made_of=ladder.made_of(None, training=study.training("real"), filling=FILLING, sampling=study.settings("paint_sampling"), seeds=SEEDS)
+    threads: ladder.threads
+    resources: gpu=1
+    shell: ladder.command
