@@ -109,7 +109,7 @@ METRICS = {
     "fpr95_id": "FPR95 id ↓", "fpr95_ood": "FPR95 ood ↓", "auroc": "AUROC ↑",
     "aupr_id": "AUPR id ↑", "aupr_ood": "AUPR ood ↑",
     "bacc_head": "bAcc head ↑", "bacc_tail": "bAcc tail ↑",
-    "bma": "BMA ↑", "specificity": "Specificity ↑"} # Shown name, with the better direction
+    "bma": "BMA ↑", "specificity": "Specificity ↑", "dice": "Dice ↑"} # Shown name, with the better direction
 
 # %% ../../nbs/report/tables.ipynb #f001
 def _cell(mean: float, std: float, digits: int) -> str: # '16.3 ± 1.9', or '' for no number
