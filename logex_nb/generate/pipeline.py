@@ -182,11 +182,12 @@ def _pipeline_folder(
 def _check_parts(
     pipe: StableDiffusionPipeline, # As it was loaded
     source: str | Path, # From where, for the error
-    inpaints: bool = False, # Whether its UNet has to see masks
+    inpaints: bool | None = False, # Whether its UNet has to see masks; None: either
 ) -> None:
     "Refuse parts that do not fit together, and samplers that this project does not have"
     unet, halvings = pipe.unet.config, len(pipe.unet.config.block_out_channels) - 1
     latents, width = pipe.vae.config.latent_channels, pipe.text_encoder.config.hidden_size
+    if inpaints is None: inpaints = unet.in_channels != latents
     inputs = 2 * latents + 1 if inpaints else latents # noise, a mask, and a masked image
     kind = pipe.scheduler.config.prediction_type
     faults = {
@@ -212,7 +213,7 @@ def load_pipeline(
     source: str | Path, # `"mini"`, a folder, or a hub id such as `CompVis/stable-diffusion-v1-4`
     device: str = "cpu", # Where the weights go
     dtype: torch.dtype = torch.float32, # Of the weights
-    inpaints: bool = False, # Whether it is one that inpaints
+    inpaints: bool | None = False, # Whether it is one that inpaints; None takes both
 ) -> StableDiffusionPipeline: # Frozen, in evaluation mode, with `ddim_scheduler`
     "A Stable-Diffusion pipeline of any size"
     where = _pipeline_folder(source)
