@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core import child_seed
+from .lettering import as_is
 from .sources import Dataset
 from .tables import SPLITS
 from .tiles import Tiles, contact_sheet, load_tiles, pack
@@ -348,6 +349,7 @@ def plot_long_tail(
     ax.set_ylim(min(1, bars.n.min()), bars.n.max() * 2.2)
     ax.set_ylabel("training images")
     ax.tick_params(axis="x", length=0)
+    ax.set_xticks(range(len(bars)), [*map(as_is, bars.label)])
     plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     ax.spines[["top", "right"]].set_visible(False)
     keys = [Patch(color=colour, label=f"{part}, {n} classes" if part else f"{n} classes")

@@ -363,8 +363,8 @@ def code(
     self: Study,
     page: str, # A notebook of the paper
 ) -> str: # 16 hexadecimal digits
-    "Digest of the package's code that a page uses, without the page's own cells"
-    found = {name: digest for name, digest in code_of(self.home / f"{page}.ipynb").items() if "." in name} # one without a dot is the page
+    "Digest of the package's code that a page learns with, without figures, tables and the page's own cells"
+    found = {name: digest for name, digest in code_of(self.home / f"{page}.ipynb").items() if "." in name and not name.startswith(("report.", "data.lettering."))} # one without a dot is the page
     return sha256(json.dumps(found).encode())[:16]
 
 

@@ -25,7 +25,7 @@ from fastcore.basics import patch
 from fastcore.script import call_parse
 from filelock import FileLock, Timeout
 
-from ..core import configure, profiles, repo_root
+from ..core import atomic, configure, profiles, repo_root
 from ..data.catalogue import SOURCES, absolute
 from .reruns import changes, code_of, made_of, spoilt
 from .study import SECTIONS, Study, papers
@@ -268,12 +268,27 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
             code = _plan(command + _again(study, aside=False), **where)
         else:
             with FileLock(study.runs / "lock", timeout=0) as lock: # Snakemake inherits it, and holds it if this process is killed
-                code = watch(command + _again(study), log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
+                    code = watch(command + _again(study), log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
     except Timeout: sys.exit(f"error: another run is at work in {study.runs}: wait for its end or stop it")
     except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
 
 # %% ../../nbs/run/workflow.ipynb #g003
+def _fonts(
+    study: Study, # Its classes may have names that need further fonts
+    plan: bool, # Only tell
+) -> dict[str, str]: # For the environment of its stages
+    "A file of Matplotlib's settings for names with signs of other scripts, and a line where they have no font"
+    names = study.source.open().classes
+    if all(map(str.isascii, names)): return {}
+    from logex_nb.data.lettering import families, without_font # here, as only such names need it
+
+    if line := without_font(names): print(f"warning: {line}")
+    if plan: return {}
+    with atomic(path := study.runs / "matplotlibrc") as tmp: tmp.write_text(f"font.family: {', '.join(families())}\n")
+    return dict(MATPLOTLIBRC=str(path))
+
+
 @call_parse
 def logex_reproduce(
     profile: str = "smoke", # Size of the run: smoke, mini or paper
@@ -293,6 +308,7 @@ def logex_reproduce(
     try:
         wanted = {Study(paper, profile, dataset, rows): names for paper, names in _chosen(target).items()}
         commands = {study: snakemake_command(study, names, seeds, cores, plan) for study, names in wanted.items()}
+        os.environ.update(_fonts(next(iter(wanted)), plan))
     except (ValueError, OSError) as e: sys.exit(f"error: {e}")
     for study, command in commands.items(): _reproduce(study, command, cores, plan)
     if plan: return
