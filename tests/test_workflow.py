@@ -215,6 +215,22 @@ def test_an_altered_file_is_made_again_by_the_ordinary_command(tmp_path):
     assert (data / "images.npy").read_bytes() == whole
 
 
+def test_a_clock_that_was_ahead_changes_nothing(tmp_path):
+    "Images and stages are dated tomorrow, and one stage is lost: it is made again, alone, and kept"
+    data = tmp_path / f"dated_{tmp_path.parent.name.replace('-', '_')}"
+    runs, tomorrow = tiny(data), time.time() + 86400
+    try:
+        assert not long_tail(data).returncode
+        figure = ROOT / "runs" / "results" / "smoke" / data.name / "logex_figure4" / "record.json"
+        figure.unlink()
+        for path in [*data.rglob("*"), *runs.rglob("*.json")]: os.utime(path, (tomorrow, tomorrow))
+        again = long_tail(data)
+        assert not again.returncode and figure.exists(), again.stdout
+        assert "figure4" in again.stdout and " data " not in again.stdout
+        assert "nothing to do" in long_tail(data).stdout
+    finally: forget(data)
+
+
 @pytest.mark.parametrize("left", ["checkpoint.pt", "begun.json", "outputs.npz"])
 def test_a_damaged_leftover_is_set_aside(tmp_path, left):
     (tmp_path / left).touch()

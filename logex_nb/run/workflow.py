@@ -248,6 +248,13 @@ def _plan(command: list[str], cwd: Path, env: dict[str, str]) -> int:
     return code
 
 
+def _redate(study: Study, now: float) -> None:
+    "Date what a wrong clock dated ahead of `now` just before it, in the same order: Snakemake would take a stage for older than its input, and remove it"
+    found = [(p.stat().st_mtime_ns, p) for place in (study.runs, study.results) for name in ("record.json", "code.json", "error.txt") for p in place.rglob(name)]
+    ahead = sorted(pair for pair in found if pair[0] > now * 1e9)
+    for back, (_, path) in enumerate(reversed(ahead), 1): os.utime(path, ns=(int(now * 1e9) - 1000 * back,) * 2)
+
+
 def _again(
     study: Study, # Whose stages
     aside: bool = True, # Set the records of spoilt ones aside
@@ -265,10 +272,12 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
     try:
         if not plan: study.runs.mkdir(parents=True, exist_ok=True), study.results.mkdir(parents=True, exist_ok=True)
         if plan:
+            _redate(study, began)
             code = _plan(command + _again(study, aside=False), **where)
         else:
             with FileLock(study.runs / "lock", timeout=0) as lock: # Snakemake inherits it, and holds it if this process is killed
-                    code = watch(command + _again(study), log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
+                _redate(study, began)
+                code = watch(command + _again(study), log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
     except Timeout: sys.exit(f"error: another run is at work in {study.runs}: wait for its end or stop it")
     except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
