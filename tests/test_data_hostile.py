@@ -390,6 +390,20 @@ def test_a_picture_of_two_classes(root):
     with fails("under the classes ['naevus', 'nerves']"): make_split(opened(root), Protocol(kind="folds", folds=3))
 
 
+def test_a_picture_of_two_classes_that_nobody_uses(root):
+    used = set(make_split(opened(root), SMALL).image)
+    one, other = (next(p for p in sorted((root / label).iterdir()) if f"{label}/{p.name}" not in used) for label in ("naevus", "nerves"))
+    other.write_bytes(one.read_bytes())
+    with fails("under the classes ['naevus', 'nerves']"): make_split(opened(root), SMALL)
+
+
+def test_a_picture_of_two_classes_in_an_npz(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), np.uint8)
+    images[29] = images[0]
+    np.savez(tmp_path / "toy.npz", images=images, labels=np.arange(30) // 15)
+    with fails("under the classes ['0', '1']"): make_split(find_source(f"npz:{tmp_path}/toy.npz").open(), replace(SMALL, test=1))
+
+
 def test_copies_within_a_class_are_said_once(root):
     trio = [f"melanoma/{i}.png" for i in (0, 3, 6)]
     metadata(root, split=lambda t: np.where(t.file_name.isin(trio), "train", official(t)))

@@ -155,7 +155,7 @@ def test_plain_folder_has_no_ceiling(tmp_path):
     listed = ["file_name,label,part"]
     for name, part, n in (("common", "head", 130), ("rare", "tail", 90)): # enough for the protocol, which a plan tries
         (tmp_path / name).mkdir()
-        for i in range(n): Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / name / f"{i}.png")
+        for i in range(n): Image.new("RGB", (8, 8), (i, 0, n)).save(tmp_path / name / f"{i}.png")
         listed += [f"{name}/{i}.png,{name},{part}" for i in range(n)]
     (tmp_path / "metadata.csv").write_text("\n".join(listed))
     study = lambda rows="": Study("logex", "mini", f"folder:{tmp_path}", rows)
@@ -177,6 +177,13 @@ def test_a_plan_tells_what_would_stop_a_run(tmp_path, protocol, told):
     assert done.returncode
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and told in last, done.stderr[-500:]
+
+
+def test_a_plan_tells_of_a_picture_with_two_classes(tmp_path):
+    tiny(tmp_path / "skin")
+    snakemake_command(study := Study("logex", "smoke", f"folder:{tmp_path / 'skin'}"), ["figure4"])
+    shutil.copy(tmp_path / "skin/common/39.png", tmp_path / "skin/rare/14.png")
+    with pytest.raises(ValueError, match=r"are one and the same, under the classes \['common', 'rare'\]"): snakemake_command(study, ["figure4"])
 
 
 HOLDS = """

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'Dataset', 'resized', 'read_images', 'Source', 'files_below', 'Folder', 'dataset_of_files', 'Npz',
-           'Phantom', 'PhantomSkin', 'content_digest', 'locate']
+           'Phantom', 'PhantomSkin', 'file_digests', 'content_digest', 'locate']
 
 # %% ../../nbs/data/sources.ipynb #c002
 import json
@@ -392,17 +392,24 @@ def open(self: PhantomSkin) -> Dataset:
     return Dataset(self.name, list(LESIONS), tidy_table(pd.DataFrame(rows, columns=["image", "label", "group"]), self.name), read, "none needed", read_masks=masks)
 
 # %% ../../nbs/data/sources.ipynb #cd01
-def content_digest(
+def file_digests(
     source: Source, # Of files, or drawn
     memory: Path | str, # What earlier calls read, as JSON
-) -> str: # SHA-256 over names and contents
-    "What a source consists of now"
+) -> dict[str, str]: # SHA-256 by name, as in `files`
+    "What each file of a source holds now; one that is remembered with its size and time is not read again"
     top, memory, known = source.where, Path(memory), {}
     with suppress(OSError, ValueError): known = json.loads(memory.read_text())
     found = {name: [size, changed, known[name][2] if known.get(name, ())[:2] == [size, changed] else sha256(top if top.is_file() else top / name)]
              for name, size, changed in source.files()}
     if found != known and found: write_json(memory, found)
-    return sha256(repr([(name, digest) for name, (*_, digest) in found.items()]).encode())
+    return {name: digest for name, (*_, digest) in found.items()}
+
+
+def content_digest(
+    digests: dict[str, str], # From `file_digests`
+) -> str: # SHA-256 over names and contents
+    "What a source consists of now"
+    return sha256(repr(list(digests.items())).encode())
 
 # %% ../../nbs/data/sources.ipynb #a002
 def locate(

@@ -11,8 +11,9 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -185,10 +186,12 @@ def _chosen(target: str) -> dict[str, list[str]]: # Paper to targets, without it
 def _check_split(
     study: Study, # Its dataset and protocol
 ) -> None:
-    "Deal the images once, without reading a pixel"
+    "Deal the images once, without decoding one"
     from logex_nb.data.protocols import make_split # here, as every job of Snakemake imports this module
 
-    make_split(replace(study.source.open(), digest=None), study.settings("protocol"))
+    data, known = study.source.open(), study.digests
+    if len(known) > 1: data.digest = lambda rows: [known.get(image, "") for image in rows.image] # remembered from file to file
+    with warnings.catch_warnings(action="ignore"): make_split(data, study.settings("protocol")) # the stage will say them
 
 
 def snakemake_command(
