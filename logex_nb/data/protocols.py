@@ -170,7 +170,8 @@ def _twins(rows: pd.DataFrame, **columns) -> pd.DataFrame: # A row per picture t
 
 
 def _told(twins: pd.DataFrame, where: str) -> str:
-    return f"images {twins.image.iloc[0]} are one and the same, {where}" + (f", and so are {len(twins) - 1} more pictures" if len(twins) > 1 else "")
+    names = twins.image.iloc[0]
+    return f"images {names[:3]}{f' and {len(names) - 3} more' * (len(names) > 3)} are one and the same, {where}" + (f", and so are {len(twins) - 1} more pictures" if len(twins) > 1 else "")
 
 
 def _one_truth(table: pd.DataFrame) -> None:

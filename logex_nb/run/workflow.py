@@ -211,7 +211,7 @@ def snakemake_command(
     if cores < 1: raise ValueError(f"cores is {cores}: give 1 or more, or 0 for all")
     return [sys.executable, "-m", "snakemake", *wanted, "--cores", str(cores), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
             "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", *(["rules"] if plan else []), "--config", f"paper={study.paper}",
-            f"profile={study.profile}", f"dataset={percent_encoded(study.dataset, safe=':/')}", f"seeds={seeds}", f"rows={study.rows}"] # Snakemake reads YAML, and its jobs read it again
+            f"profile={study.profile}", f"dataset={percent_encoded(study.dataset, safe=':/')}", f"seeds={','.join(map(str, asked))}", f"rows={study.rows}"] # Snakemake reads YAML, and its jobs read it again
 
 # %% ../../nbs/run/workflow.ipynb #c021
 def _tables(
@@ -313,7 +313,7 @@ def logex_reproduce(
     demo: bool = False, # What `make demo` makes: the targets and rows that the first paper names for it
 ):
     "Make a table or figure and everything that it needs"
-    cores, dataset = cores or os.cpu_count(), absolute(dataset)
+    cores, dataset, rows = cores or os.cpu_count(), absolute(dataset), ",".join(dict.fromkeys(r.strip() for r in rows.split(",")))
     if demo:
         shown = Study(papers()[0], profile, dataset).about["demo"]
         target, rows = ",".join(f"{papers()[0]}_{t}" for t in shown["targets"]), shown["rows"]
