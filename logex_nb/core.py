@@ -269,7 +269,7 @@ def _before(self: Run, settings: str) -> float: # Seconds of calls that did not 
     call = leftover(begun, lambda p: json.loads(p.read_text()), {})
     if call.get("settings") != settings: return 0. # what it did will not be used
     wrote = [f.stat().st_mtime for f in self.folder.rglob("*") if f.suffix != ".ipynb"] # a notebook is this call's own
-    return call["before"] + max(wrote) - call["at"]
+    return call["before"] + max(0, min(max(wrote), time.time()) - call["at"]) # clocks are set back, and forth
 
 # %% ../nbs/core.ipynb #g002
 @patch

@@ -1,4 +1,5 @@
 "Bad input to datasets and splits: each is one line that says what was given and what is possible"
+import os
 import shutil
 from dataclasses import replace
 
@@ -89,6 +90,8 @@ def test_class_folder_empty(root):
 def test_harmless_files_are_skipped(root):
     for name in (".DS_Store", "README.md", "LICENSE", "naevus/.DS_Store", "naevus/._0.png"): (root / name).touch()
     (root / ".thumbs").mkdir()
+    for name in ("__MACOSX/naevus", "naevus/@eaDir", "lost+found"): (root / name).mkdir(parents=True)
+    for name in ("__MACOSX/naevus/._0.png", "naevus/@eaDir/0.png@x", "naevus/Thumbs.db", "nerves/desktop.ini"): (root / name).touch()
     assert len(opened(root).table) == 30 and opened(root).classes == ["melanoma", "naevus", "nerves"]
 
 
@@ -294,6 +297,9 @@ GOOD = dict(images=np.arange(6 * 4 * 5 * 3, dtype=np.uint8).reshape(6, 4, 5, 3),
     (dict(labels=GOOD["labels"] - 1, classes=np.array(["naevus", "nerves"])), "do not match"),
     (dict(split=np.array(["train"] * 5)), "split in"),
     (dict(split=np.array(["training"] * 6)), "unknown split 'training'"),
+    (dict(images=GOOD["images"][:, :0]), "not uint8 [n,h,w,3]"),
+    (dict(mask=np.zeros((6, 4, 5), bool)), "has mask, and masks are read from a folder"),
+    (dict(groups=np.arange(6)), "has a column 'groups', which is almost 'group'"),
     (dict(fold=np.array([0, 1, 2])), "fold in"),
     (dict(fold=np.array([0, 1, 2, 0, 1, -2])), "number the folds from 0"),
 ])
@@ -359,6 +365,66 @@ def test_a_patient_is_a_group(root, column):
     assert opened(root).table.group.nunique() == 15
 
 
+@pytest.mark.parametrize("column", ["Patient no.", "participant", "patient_ids", "slide_id", "MRN", "ＧＲＯＵＰ", "group\u200b"])
+def test_other_words_for_a_patient(root, tmp_path, column):
+    metadata(root, **{column: lambda t: "p" + (t.index // 2).astype(str)})
+    assert opened(root).table.group.nunique() == 15
+    np.savez(tmp_path / "toy.npz", **GOOD, **{column: np.arange(6) // 2})
+    assert find_source(f"npz:{tmp_path}/toy.npz").open().table.group.nunique() == 3
+
+
+@pytest.mark.parametrize("column", ["set", "Partition", "fold_name"])
+def test_a_split_by_another_name_is_told(root, tmp_path, column):
+    metadata(root, **{column: lambda t: np.where(t.index % 2, "Train", "test")})
+    with fails(f"has a column {column!r} of ['test', 'train'], and none called split"): opened(root)
+    np.savez(tmp_path / "toy.npz", **GOOD, **{column: np.array(["train", "test"] * 3)})
+    with fails(f"has a column {column!r} of ['test', 'train']"): find_source(f"npz:{tmp_path}/toy.npz").open()
+
+
+@pytest.mark.parametrize("slip", ["group_id", "mask_path", "fold_no"])
+def test_a_column_with_an_ending_is_told(root, slip):
+    metadata(root, **{slip: "1"})
+    with fails(f"has a column {slip!r}, which is almost"): opened(root)
+
+
+def test_a_column_that_is_there_twice(root):
+    table = metadata(root)
+    pd.concat([table, table[["label"]]], axis=1).to_csv(root / "metadata.csv", index=False)
+    with fails("has columns 'label' and 'label.1': keep one"): opened(root)
+
+
+def test_case_of_splits_and_parts(root):
+    metadata(root, split="Train ", part=lambda t: np.where(t.label == "nerves", "TAIL", "Head"))
+    assert set(opened(root).table.split) == {"train"} and set(opened(root).table.part) == {"head", "tail"}
+
+
+@pytest.mark.parametrize("name", ["Metadata.csv", "labels.csv", "metadata.xlsx", "patients.TSV"])
+def test_a_table_that_is_not_read_is_told(root, name):
+    (root / name).write_text("image,patient")
+    with fails(f"has {name}, which is not read: call it metadata.csv"): opened(root)
+
+
+def test_a_table_with_a_cell_too_many_is_told_in_one_line(root):
+    metadata(root)
+    (root / "metadata.csv").write_text((root / "metadata.csv").read_text() + "\n,,,\n")
+    with fails("cannot read"): opened(root)
+
+
+@pytest.mark.parametrize("name", ["melanoma\\0.png", "./melanoma//0.png", "melanoma/../melanoma/0.png", " melanoma/0.png ", "{root}/melanoma/0.png"])
+def test_one_file_has_one_name(root, name):
+    table = metadata(root)
+    table.replace("melanoma/0.png", name.format(root=root)).to_csv(root / "metadata.csv", index=False)
+    assert list(opened(root).table.image) == list(table.file_name)
+    table.replace("melanoma/1.png", name.format(root=root)).to_csv(root / "metadata.csv", index=False)
+    with fails("'melanoma/0.png'"): opened(root)
+
+
+def test_a_file_without_a_name(root):
+    table = metadata(root)
+    table.replace("melanoma/0.png", "").to_csv(root / "metadata.csv", index=False)
+    with fails("names 1 missing files, first ''", FileNotFoundError): opened(root)
+
+
 def test_two_columns_of_patients_are_refused(root):
     metadata(root, patient_id="1", lesion_id="2")
     with fails("'patient_id' and 'lesion_id', and none called group"): opened(root)
@@ -369,7 +435,7 @@ def test_a_slip_in_a_column_is_told(root):
     with fails("has a column 'spilt', which is almost 'split'"): opened(root)
 
 
-@pytest.mark.parametrize("missing", ["", "nan", "NaN", "None", " "])
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", "None", " ", "<NA>", "n.a.", "#N/A", "unknown", "--", "\u200b", "NaT"])
 def test_an_unknown_patient_is_alone(root, tmp_path, missing):
     metadata(root, group=lambda t: np.where(t.index % 3, missing, "p1"))
     assert opened(root).table.group.value_counts().tolist() == [10] + [1] * 20
@@ -377,7 +443,7 @@ def test_an_unknown_patient_is_alone(root, tmp_path, missing):
     assert find_source(f"npz:{tmp_path}/toy.npz").open().table.group.nunique() == 4
 
 
-@pytest.mark.parametrize("other", ["Naevus", "naevus ", "nae-vus", "nae vus"])
+@pytest.mark.parametrize("other", ["Naevus", "naevus ", "nae-vus", "nae vus", "naevus\u200b", "\ufeffnaevus", "ｎａｅｖｕｓ", "_naevus", "naevus\u00a0"])
 def test_names_that_are_almost_equal(root, other):
     metadata(root, label=lambda t: t.label.where(t.index != 15, other))
     if other.strip() == "naevus": assert opened(root).classes == ["melanoma", "naevus", "nerves"]
@@ -385,9 +451,54 @@ def test_names_that_are_almost_equal(root, other):
         with fails("are almost the same name"): opened(root)
 
 
+def test_accents_are_one_spelling(root, tmp_path):
+    metadata(root, label=lambda t: t.label.replace("naevus", "nævu\u0301s").where(t.index % 2 > 0, t.label.replace("naevus", "nævús")))
+    assert opened(root).classes == ["melanoma", "nerves", "nævús"]
+    np.savez(tmp_path / "toy.npz", **GOOD, classes=np.array(["ne\u0301 ", "b  c"]))
+    assert find_source(f"npz:{tmp_path}/toy.npz").open().classes == ["né", "b c"]
+
+
+@pytest.mark.parametrize("a, b", [("a/b", "a_b"), ("a.b", "a_b"), ("1", "01")])
+def test_classes_that_would_share_a_folder(root, a, b):
+    metadata(root, label=lambda t: t.label.replace({"naevus": a, "nerves": b}))
+    with fails("are almost the same name"): opened(root)
+
+
+def test_a_name_that_is_too_long(root):
+    metadata(root, label=lambda t: t.label.replace("naevus", "n" * 300))
+    with fails("has 300 letters, too many for a folder"): opened(root)
+
+
+@pytest.mark.parametrize("name", [b"\xff.png", b"a\rb.png", b"a\nb.png"])
+def test_a_file_name_that_is_no_text(root, name):
+    (root / "naevus/0.png").rename(os.fsdecode(bytes(root) + b"/naevus/" + name))
+    with fails("has a sign that is no text"): opened(root)
+
+
+@pytest.mark.parametrize("label", ["שומה", "色素痣", "a b (c) 'd' \"e\" {noun} %s #1", "nan", "007"])
+def test_names_of_all_kinds_come_through(root, tmp_path, label):
+    metadata(root, label=lambda t: t.label.replace("naevus", label))
+    tiles = pack(data := opened(root), make_split(data, replace(SMALL, head=("melanoma",))), tmp_path / "packed", 8)
+    assert label in tiles.classes == data.classes
+
+
 def test_a_picture_of_two_classes(root):
     (root / "naevus/0.png").write_bytes((root / "nerves/0.png").read_bytes())
     with fails("under the classes ['naevus', 'nerves']"): make_split(opened(root), Protocol(kind="folds", folds=3))
+
+
+def test_a_picture_of_two_classes_that_nobody_uses(root):
+    used = set(make_split(opened(root), SMALL).image)
+    one, other = (next(p for p in sorted((root / label).iterdir()) if f"{label}/{p.name}" not in used) for label in ("naevus", "nerves"))
+    other.write_bytes(one.read_bytes())
+    with fails("under the classes ['naevus', 'nerves']"): make_split(opened(root), SMALL)
+
+
+def test_a_picture_of_two_classes_in_an_npz(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), np.uint8)
+    images[29] = images[0]
+    np.savez(tmp_path / "toy.npz", images=images, labels=np.arange(30) // 15)
+    with fails("under the classes ['0', '1']"): make_split(find_source(f"npz:{tmp_path}/toy.npz").open(), replace(SMALL, test=1))
 
 
 def test_copies_within_a_class_are_said_once(root):
@@ -439,6 +550,40 @@ def test_several_frames_are_refused(root):
     Image.new("RGB", (8, 8)).save(root / "naevus/stack.tif", save_all=True, append_images=[Image.new("RGB", (8, 8), "white")])
     data = opened(root)
     with fails("it has 2 frames"): data.read(data.table, 8)
+
+
+@pytest.mark.parametrize("mode, white", [("1", 255), ("L", 255), ("P", 255), ("RGB", 255), ("LA", 255), ("CMYK", 0)])
+def test_modes_of_one_white_picture(root, mode, white):
+    image = Image.new("RGB", (8, 8), "white").convert(mode)
+    suffix = "tif" if mode == "CMYK" else "png"
+    assert (one(root, image, f"naevus/odd.{suffix}") == 255).all()
+
+
+def test_a_palette_with_a_transparent_colour(root):
+    image = Image.new("P", (8, 8), 3)
+    image.putpalette([value for c in range(256) for value in (c, 0, c)])
+    assert (one(root, image, transparency=3) == 255).all()
+    assert (one(root, Image.new("RGB", (8, 8), (9, 9, 9)), transparency=(9, 9, 9)) == 255).all()
+
+
+@pytest.mark.parametrize("name, how", [("odd.webp", {}), ("odd.png", {}), ("odd.png", dict(format="GIF"))])
+def test_moving_pictures_are_refused(root, name, how):
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+    with fails("it has 2 frames"): one(root, frames[0], f"naevus/{name}", save_all=True, append_images=frames[1:], **how)
+
+
+def test_a_camera_s_pair_is_one_picture(root):
+    one(root, Image.new("RGB", (8, 8)), "naevus/odd.jpg", format="MPO", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+
+
+@pytest.mark.parametrize("most, told", [(1, "has no value above 1"), (3, "has no value above 3"), (255, "")])
+def test_a_mask_of_ones_is_told(root, most, told):
+    metadata(root, mask=lambda t: np.where(t.index, "NA", "mask.png"))
+    Image.fromarray(np.pad(np.full((8, 8), most, np.uint8), 4)).save(root / "mask.png")
+    data = opened(root)
+    if not told: assert data.read_masks(data.table, 16).any((1, 2)).tolist() == [True] + [False] * 29
+    else:
+        with fails(told): data.read_masks(data.table, 16)
 
 
 # ---- folders

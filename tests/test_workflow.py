@@ -155,7 +155,7 @@ def test_plain_folder_has_no_ceiling(tmp_path):
     listed = ["file_name,label,part"]
     for name, part, n in (("common", "head", 130), ("rare", "tail", 90)): # enough for the protocol, which a plan tries
         (tmp_path / name).mkdir()
-        for i in range(n): Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / name / f"{i}.png")
+        for i in range(n): Image.new("RGB", (8, 8), (i, 0, n)).save(tmp_path / name / f"{i}.png")
         listed += [f"{name}/{i}.png,{name},{part}" for i in range(n)]
     (tmp_path / "metadata.csv").write_text("\n".join(listed))
     study = lambda rows="": Study("logex", "mini", f"folder:{tmp_path}", rows)
@@ -177,6 +177,13 @@ def test_a_plan_tells_what_would_stop_a_run(tmp_path, protocol, told):
     assert done.returncode
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and told in last, done.stderr[-500:]
+
+
+def test_a_plan_tells_of_a_picture_with_two_classes(tmp_path):
+    tiny(tmp_path / "skin")
+    snakemake_command(study := Study("logex", "smoke", f"folder:{tmp_path / 'skin'}"), ["figure4"])
+    shutil.copy(tmp_path / "skin/common/39.png", tmp_path / "skin/rare/14.png")
+    with pytest.raises(ValueError, match=r"are one and the same, under the classes \['common', 'rare'\]"): snakemake_command(study, ["figure4"])
 
 
 HOLDS = """
@@ -213,6 +220,22 @@ def test_an_altered_file_is_made_again_by_the_ordinary_command(tmp_path):
     done = run()
     assert not done.returncode and "data: images.npy is not what was made: its record is set aside" in done.stdout
     assert (data / "images.npy").read_bytes() == whole
+
+
+def test_a_clock_that_was_ahead_changes_nothing(tmp_path):
+    "Images and stages are dated tomorrow, and one stage is lost: it is made again, alone, and kept"
+    data = tmp_path / f"dated_{tmp_path.parent.name.replace('-', '_')}"
+    runs, tomorrow = tiny(data), time.time() + 86400
+    try:
+        assert not long_tail(data).returncode
+        figure = ROOT / "runs" / "results" / "smoke" / data.name / "logex_figure4" / "record.json"
+        figure.unlink()
+        for path in [*data.rglob("*"), *runs.rglob("*.json")]: os.utime(path, (tomorrow, tomorrow))
+        again = long_tail(data)
+        assert not again.returncode and figure.exists(), again.stdout
+        assert "figure4" in again.stdout and " data " not in again.stdout
+        assert "nothing to do" in long_tail(data).stdout
+    finally: forget(data)
 
 
 @pytest.mark.parametrize("left", ["checkpoint.pt", "begun.json", "outputs.npz"])

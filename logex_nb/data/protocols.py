@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core import child_seed
+from .lettering import as_is
 from .sources import Dataset
 from .tables import SPLITS
 from .tiles import Tiles, contact_sheet, load_tiles, pack
@@ -163,23 +164,35 @@ def _official(table: pd.DataFrame, need: pd.DataFrame) -> pd.DataFrame:
     return have
 
 
-def _copies(split: pd.DataFrame, grouped: bool, shared: bool = False) -> None:
-    "Raise if a picture has two classes, or is in two of train, val and test, or in two folds; warn of other copies, or if not `grouped`"
-    hashed = split[split.sha256 != ""]
-    twins = hashed[hashed.sha256.duplicated(keep=False)].groupby("sha256", sort=False).agg(
-        image=("image", list), labels=("label", lambda x: sorted(set(x))), splits=("split", lambda x: sorted(set(x), key=SPLITS.index)), folds=("fold", lambda x: sorted(set(x))))
-    told = lambda rows, where: f"images {rows.image.iloc[0]} are one and the same, {where}" + (f", and so are {len(rows) - 1} more pictures" if len(rows) > 1 else "")
-    two = twins[twins.labels.map(len) > 1] if not shared else twins[:0]
-    if len(two): raise ValueError(f"{told(two, f'under the classes {two.labels.iloc[0]}')}: keep the one that is right")
+def _twins(rows: pd.DataFrame, **columns) -> pd.DataFrame: # A row per picture that is there more than once
+    found = rows[(rows.sha256 != "") & rows.sha256.duplicated(keep=False)]
+    return found.groupby("sha256", sort=False).agg(image=("image", list), **columns)
+
+
+def _told(twins: pd.DataFrame, where: str) -> str:
+    names = twins.image.iloc[0]
+    return f"images {names[:3]}{f' and {len(names) - 3} more' * (len(names) > 3)} are one and the same, {where}" + (f", and so are {len(twins) - 1} more pictures" if len(twins) > 1 else "")
+
+
+def _one_truth(table: pd.DataFrame) -> None:
+    "Raise if a picture has two classes, whether it is used or not"
+    twins = _twins(table, labels=("label", lambda x: sorted(set(x))))
+    two = twins[twins.labels.map(len) > 1]
+    if len(two): raise ValueError(f"{_told(two, f'under the classes {two.labels.iloc[0]}')}: keep the one that is right")
+
+
+def _copies(split: pd.DataFrame, grouped: bool) -> None:
+    "Raise if a picture is in two of train, val and test, or in two folds; warn of other copies, or if not `grouped`"
+    twins = _twins(split, splits=("split", lambda x: sorted(set(x), key=SPLITS.index)), folds=("fold", lambda x: sorted(set(x))))
     across = twins[(twins.splits.map(len) > 1) | (twins.folds.map(len) > 1)]
     aside = across.splits.map(lambda s: not grouped or s[-1] == "pool" and len(s) == 2)
     for rows, loud in ((across[~aside], True), (across[aside], False)):
         if not len(rows): continue
-        text = told(rows, f"in folds {rows.folds.iloc[0]}" if len(rows.folds.iloc[0]) > 1 else f"in splits {rows.splits.iloc[0]}")
+        text = _told(rows, f"in folds {rows.folds.iloc[0]}" if len(rows.folds.iloc[0]) > 1 else f"in splits {rows.splits.iloc[0]}")
         if loud: raise ValueError(f"{text}: remove copies or give them one group")
         warnings.warn(text, stacklevel=3)
     within = twins.drop(across.index)
-    if len(within): warnings.warn(told(within, f"in split {within.splits.iloc[0][0]!r}, and count as several"), stacklevel=3)
+    if len(within): warnings.warn(_told(within, f"in split {within.splits.iloc[0][0]!r}, and count as several"), stacklevel=3)
 
 # %% ../../nbs/data/protocols.ipynb #g001
 def _shots(dataset: Dataset, cfg: Protocol) -> pd.DataFrame:
@@ -274,8 +287,10 @@ def make_split(
     split["group"] = split.image.map(dataset.table.set_index("image").group)
     classes = [c for c in dataset.classes if c in set(split.label)]
     split["class_id"] = split.label.map(classes.index)
-    split["sha256"] = dataset.digest(split) if dataset.digest else ""
-    _copies(split, cfg.grouped, dataset.shared)
+    table = dataset.table.assign(sha256=dataset.digest(dataset.table) if dataset.digest else "")
+    if not dataset.shared: _one_truth(table)
+    split["sha256"] = split.image.map(table.set_index("image").sha256)
+    _copies(split, cfg.grouped)
     order = split.split.map(SPLITS.index)
     split = split.iloc[np.lexsort((split.image, split.class_id, order))].reset_index(drop=True)
     columns = ["image", "label", "class_id", "part", "split", "fold", "group", "sha256"]
@@ -348,6 +363,7 @@ def plot_long_tail(
     ax.set_ylim(min(1, bars.n.min()), bars.n.max() * 2.2)
     ax.set_ylabel("training images")
     ax.tick_params(axis="x", length=0)
+    ax.set_xticks(range(len(bars)), [*map(as_is, bars.label)])
     plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     ax.spines[["top", "right"]].set_visible(False)
     keys = [Patch(color=colour, label=f"{part}, {n} classes" if part else f"{n} classes")

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'Dataset', 'resized', 'read_images', 'Source', 'files_below', 'Folder', 'dataset_of_files', 'Npz',
-           'Phantom', 'PhantomSkin', 'content_digest', 'locate']
+           'Phantom', 'PhantomSkin', 'file_digests', 'content_digest', 'locate']
 
 # %% ../../nbs/data/sources.ipynb #c002
 import json
 import os
+import posixpath
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,7 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..core import repo_root, sha256, write_json
-from .tables import named_columns, tidy_table
+from .tables import SAID, clean, missing, named_columns, tidy_table
 from ..phantom.dermoscopy import LESIONS, LesionDifficulty, photograph
 from ..phantom.histology import CLASSES, HEAD, tile
 
@@ -82,7 +83,10 @@ def read_images(
 
 # %% ../../nbs/data/sources.ipynb #c024
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-_SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test", "pool": "pool"}
+_LITTER = "thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "__pycache__" # What systems leave in folders
+
+
+def _hidden(path: Path) -> bool: return path.name.startswith(".") or path.name.casefold() in _LITTER
 
 
 def _below(
@@ -91,7 +95,7 @@ def _below(
 ) -> list[Path]: # Sorted by path
     "The files of a folder, through links, without those that are hidden"
     above, found = (*above, top.resolve()), []
-    for path in sorted(p for p in top.iterdir() if not p.name.startswith(".")):
+    for path in sorted(p for p in top.iterdir() if not _hidden(p)):
         if path.is_dir():
             if path.resolve() in above: raise ValueError(f"{path} leads back to {path.resolve()}: remove the link")
             found += _below(path, above)
@@ -104,12 +108,14 @@ def _class_folders(
     folder: Path, # Has one folder per class, or such folders in `train`, `val` and `test`
 ) -> pd.DataFrame: # image (path below `folder`) and label; split if the folders say it
     "The images of a folder of class folders"
-    rows, places = [], [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    known = [p for p in places if p.name.casefold() in _SPLIT_FOLDERS]
+    tables = sorted(p.name for p in folder.iterdir() if p.suffix.casefold() in (".csv", ".tsv", ".xls", ".xlsx"))
+    if tables: raise ValueError(f"{folder} has {tables[0]}, which is not read: call it metadata.csv if it says more of the images, or move it away")
+    rows, places = [], [p for p in sorted(folder.iterdir()) if p.is_dir() and not _hidden(p)]
+    known = [p for p in places if p.name.casefold() in SAID]
     if len(known) > 1 and len(known) < len(places):
         raise ValueError(f"{folder} has folders {[p.name for p in known]}, which are splits, and {[p.name for p in places if p not in known]}, which are not: give one of both")
     split = known if len(known) > 1 else []
-    for place in ([c for p in split for c in sorted(p.iterdir()) if not c.name.startswith(".")] if split else places):
+    for place in ([c for p in split for c in sorted(p.iterdir()) if not _hidden(c)] if split else places):
         if not place.is_dir(): raise ValueError(f"{place} is in a folder of a split, but in no class folder: a split has a folder for each class")
         files = [f.relative_to(folder) for f in _below(place, (folder.resolve(), place.parent.resolve()))]
         if not files: raise ValueError(f"class folder {place} is empty: add images or remove it")
@@ -117,11 +123,18 @@ def _class_folders(
             if file.suffix.lower() not in SUFFIXES:
                 raise ValueError(f"{folder / file} is not an image: remove it, or use one of "
                                  f"{' '.join(SUFFIXES)}")
-        rows += [(file.as_posix(), place.name, *([_SPLIT_FOLDERS[place.parent.name.casefold()]] if split else [])) for file in files]
+        rows += [(file.as_posix(), place.name, *([SAID[place.parent.name.casefold()]] if split else [])) for file in files]
     return pd.DataFrame(rows, columns=["image", "label", *(["split"] if split else [])])
 
 
 # %% ../../nbs/data/sources.ipynb #c028
+def _one_name(folder: Path, file: str) -> str: # Below the folder, wherever it can be said so; empty for none
+    file = file.strip()
+    if not (folder / file).exists(): file = file.replace("\\", "/") # as Windows writes it
+    file = posixpath.normpath(file) if file else ""
+    return os.path.relpath(file, folder) if Path(file).is_absolute() and Path(file).is_relative_to(folder) else file
+
+
 def _read_metadata(
     folder: Path, # Holds `metadata.csv` and the files it names
     label: str = "label", # The column that names the classes
@@ -129,15 +142,16 @@ def _read_metadata(
     "The images that `metadata.csv` lists"
     path = folder / "metadata.csv"
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError as error: raise ValueError(f"cannot read {path}: {error}") from error
+    except ValueError as error: raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if label != "label" and label in table: table = table.drop(columns="label", errors="ignore").rename(columns={label: "label"})
     elif label != "label": raise ValueError(f"{path} has no column {label}: it has {list(table)}")
     table = named_columns(table, str(path))
-    missing = [column for column in ("file_name", "label") if column not in table]
-    if missing:
-        raise ValueError(f"{path} has no column {' and '.join(missing)}: it needs file_name, label "
+    lacking = [column for column in ("file_name", "label") if column not in table]
+    if lacking:
+        raise ValueError(f"{path} has no column {' and '.join(lacking)}: it needs file_name, label "
                          f"and may have group, split, part, fold, mask; it has {list(table)}")
-    table["file_name"] = [Path(file.strip()).as_posix() for file in table.file_name] # one file has one name
+    table["file_name"] = [_one_name(folder, file) for file in table.file_name]
+    if "mask" in table: table["mask"] = [_one_name(folder, file) for file in table["mask"].mask(missing(table["mask"]), "")]
     named = [*table.file_name, *(m for m in table.get("mask", ()) if m)]
     absent = [file for file in named if not (folder / file).is_file()]
     if absent:
@@ -214,7 +228,11 @@ def dataset_of_files(
             raise ValueError(f"cannot read image {folder / image}: {why}; replace it") from error
 
     def read_mask(mask: str, size: int) -> np.ndarray:
-        return read_one(mask, size)[..., 0] if mask else np.zeros((size, size), np.uint8)
+        if not mask: return np.zeros((size, size), np.uint8)
+        pixels = read_one(mask, size)[..., 0]
+        with Image.open(folder / mask) as file: most = np.asarray(file.convert("L")).max()
+        if 0 < most <= 127: raise ValueError(f"mask {folder / mask} has no value above {most}: what is marked has 255, or another above 127")
+        return pixels
 
     masks = lambda rows, size: read_images(read_mask, list(rows["mask"]), size, ()) > 127
     return Dataset(name, sorted(set(table.label)), table,
@@ -251,8 +269,10 @@ def _check_arrays(arrays: dict[str, np.ndarray], source: str) -> None:
     if missing:
         raise ValueError(f"no array {' and '.join(missing)} in {source}: it has {list(arrays)}")
     images, labels = arrays["images"], arrays["labels"]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:]:
         raise ValueError(f"images in {source}: {images.dtype} {images.shape}, not uint8 [n,h,w,3]")
+    for name in [n for n in arrays if re.fullmatch("masks?", n, re.I)]:
+        raise ValueError(f"{source} has {name}, and masks are read from a folder with metadata.csv only: make one, or leave them out")
     for name in ("labels", "group", "split", "part", "fold"):
         if arrays.get(name, labels).shape != (len(images),):
             raise ValueError(f"{name} in {source} has shape {arrays[name].shape}: "
@@ -292,11 +312,11 @@ def open(self: Npz) -> Dataset:
         raise ValueError(f"cannot read npz file {path}: {error}{hint}") from error
     _check_arrays(arrays, str(path))
     images, labels = arrays["images"], arrays["labels"]
-    classes = arrays.get("classes", np.unique(labels)).astype(str)
+    classes = np.array([clean(c) for c in arrays.get("classes", np.unique(labels)).astype(str)])
     if labels.dtype.kind in "iu" and "classes" in arrays: labels = classes[labels]
-    columns = {c: arrays[c].astype(str) for c in ("group", "split", "part", "fold") if c in arrays}
+    columns = {c: array.astype(str) for c, array in arrays.items() if array.shape == labels.shape and c not in ("labels", "classes")}
     names = [f"{path.stem}/{i:06d}" for i in range(len(images))]
-    table = pd.DataFrame(dict(image=names, label=labels.astype(str), **columns), dtype=str)
+    table = named_columns(pd.DataFrame(dict(label=labels.astype(str)) | columns, dtype=str), str(path)).assign(image=names)
 
     def pixels(image: str) -> np.ndarray: return images[int(image.rpartition("/")[2])]
     def read_one(image: str, size: int) -> np.ndarray:
@@ -392,17 +412,24 @@ def open(self: PhantomSkin) -> Dataset:
     return Dataset(self.name, list(LESIONS), tidy_table(pd.DataFrame(rows, columns=["image", "label", "group"]), self.name), read, "none needed", read_masks=masks)
 
 # %% ../../nbs/data/sources.ipynb #cd01
-def content_digest(
+def file_digests(
     source: Source, # Of files, or drawn
     memory: Path | str, # What earlier calls read, as JSON
-) -> str: # SHA-256 over names and contents
-    "What a source consists of now"
+) -> dict[str, str]: # SHA-256 by name, as in `files`
+    "What each file of a source holds now; one that is remembered with its size and time is not read again"
     top, memory, known = source.where, Path(memory), {}
     with suppress(OSError, ValueError): known = json.loads(memory.read_text())
     found = {name: [size, changed, known[name][2] if known.get(name, ())[:2] == [size, changed] else sha256(top if top.is_file() else top / name)]
              for name, size, changed in source.files()}
     if found != known and found: write_json(memory, found)
-    return sha256(repr([(name, digest) for name, (*_, digest) in found.items()]).encode())
+    return {name: digest for name, (*_, digest) in found.items()}
+
+
+def content_digest(
+    digests: dict[str, str], # From `file_digests`
+) -> str: # SHA-256 over names and contents
+    "What a source consists of now"
+    return sha256(repr(list(digests.items())).encode())
 
 # %% ../../nbs/data/sources.ipynb #a002
 def locate(

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ..core import atomic, sha256
+from .lettering import as_is
 from .sources import Dataset
 
 # %% ../../nbs/data/tiles.ipynb #c007
@@ -156,7 +157,7 @@ def contact_sheet(
     width = .5 * columns + .1 * max(map(len, names)) + .2
     fig, ax = plt.subplots(figsize=(width, .5 * len(names)), layout="compressed")
     ax.imshow(sheet[:size - cell, :size - cell])
-    ax.set_yticks(np.arange(len(names)) * cell + size / 2, names)
+    ax.set_yticks(np.arange(len(names)) * cell + size / 2, [*map(as_is, names)])
     ax.set_xticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

@@ -14,6 +14,7 @@ import pandas as pd
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 
+from ..data.lettering import as_is
 from .batching import Start
 from .guidance import Iterate
 
@@ -88,7 +89,7 @@ def strip(
         column[2].spines[["top", "right", "left"]].set_visible(False)
         for ax in column: ax.set(xticks=[], yticks=[])
     for ax, label in zip(axes[:, 0], ("picture", f"change × {gain:g}", "confidence")): ax.set_ylabel(label, fontsize=8)
-    if title: fig.suptitle(title, x=.01, ha="left", fontsize=9, fontweight="bold")
+    if title: fig.suptitle(as_is(title), x=.01, ha="left", fontsize=9, fontweight="bold")
     plt.close(fig)
     return fig
 
@@ -107,7 +108,7 @@ def curves(
     for (name, path), colour in zip(paths.items(), _COLOURS * len(paths)):
         numbers, style = [i.number for i in path], dict(color=colour, lw=1.5, marker="o", ms=3)
         for ax, key in zip(axes, ("confidence", "loss", "latent_norm")):
-            ax.plot(numbers, [getattr(i, key) for i in path], label=name, **style)
+            ax.plot(numbers, [getattr(i, key) for i in path], label=as_is(name), **style)
         best = max(path, key=lambda i: i.confidence)
         axes[0].plot(best.number, best.confidence, "o", ms=9, mfc="none", mec=colour)
         for part in path[0].gradients:

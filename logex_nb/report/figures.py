@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from sklearn.metrics import roc_curve
 
 from ..core import atomic
+from ..data.lettering import as_is
 from ..detect.metrics import fpr_at_tpr
 from ..detect.tail import auroc, check_scores
 from .tables import METRICS, as_printed
@@ -83,7 +84,7 @@ def image_grid(
         for ax, image in zip(axes.flat, images): ax.imshow(image)
         colours = list(colours) or [_STYLE["text.color"]] * len(titles)
         for ax, title, colour in zip(axes.flat, titles, colours):
-            ax.set_title(title, fontsize=7, loc="center", fontweight="normal", pad=2, color=colour)
+            ax.set_title(as_is(title), fontsize=7, loc="center", fontweight="normal", pad=2, color=colour)
         if heading: fig.suptitle(heading, x=.01, ha="left", fontsize=10, fontweight="bold")
     plt.close(fig)
     return fig
@@ -94,7 +95,7 @@ def _framed(ax: Axes, image: np.ndarray, below: str, right: bool) -> None:
     ax.imshow(image)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color=colour, linewidth=3)
-    ax.set_xlabel(below, color=colour, fontsize=8)
+    ax.set_xlabel(as_is(below), color=colour, fontsize=8)
 
 # %% ../../nbs/report/figures.ipynb #c015
 def predictions_sheet(
@@ -122,7 +123,7 @@ def predictions_sheet(
             for ax, image, ok, below in zip(line, images, right, text):
                 _framed(ax, image, wrap(("✓ " if ok else "✗ ") + below), ok)
             line[0].set_ylabel(f"{name}\n{sum(right)} of {n} right", fontweight="bold")
-        for ax, name in zip(axes[0], intended): ax.set_title(wrap(name), fontsize=8, loc="center")
+        for ax, name in zip(axes[0], intended): ax.set_title(as_is(wrap(name)), fontsize=8, loc="center")
     plt.close(fig)
     return fig
 
@@ -223,10 +224,10 @@ def heat_map(
                          "numbers: give a finite number per method and class")
     with style():
         fig, ax = plt.subplots(figsize=(2.4 + .42 * values.shape[1], 1.4 + .24 * values.shape[0]), layout="constrained")
-        sns.heatmap(table, vmin=0, vmax=100, cmap="Blues", annot=True, fmt=".0f", annot_kws=dict(fontsize=7), ax=ax,
+        sns.heatmap(table.rename(index=as_is, columns=as_is), vmin=0, vmax=100, cmap="Blues", annot=True, fmt=".0f", annot_kws=dict(fontsize=7), ax=ax,
                     xticklabels=True, yticklabels=True, cbar_kws=dict(label=label, pad=.01, fraction=.04))
         if split_after: ax.axvline(split_after, color="w", lw=5)
-        ax.set_xticks(ax.get_xticks(), table.columns, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_xticks(ax.get_xticks(), [*map(as_is, table.columns)], rotation=40, ha="right", rotation_mode="anchor")
         ax.set(xlabel="", ylabel="")
         ax.tick_params(length=0, labelsize=8)
     plt.close(fig)
@@ -244,6 +245,7 @@ def class_plot(
     if strange := sorted(set(table["class"]) ^ set(counts)):
         raise ValueError(f"class {strange[0]!r} is only in one of table and counts: give both the same classes")
     if "n" in table: table = table[table["n"] > 0]
+    table, counts = table.assign(**{"class": table["class"].map(as_is)}), {as_is(k): n for k, n in counts.items()}
     order, colours = sorted(counts, key=counts.get, reverse=True), _STYLE["axes.prop_cycle"].by_key()["color"]
     methods, longest = table["method"].nunique(), table["method"].str.len().max()
     width = 2.4 + .045 * (methods + 6) * len(order)
@@ -305,10 +307,9 @@ def embedding_plot(
         for ax in axes.flat: ax.set_axis_off()
         for ax, (title, xy) in zip(axes.flat, points.items()):
             ax.set_title(title)
-            for k in np.argsort(-images, kind="stable"):
-                ax.scatter(*np.asarray(xy)[labels == k].T, s=size[k], color=colours[k], lw=0, alpha=.8,
-                           label=classes[k])
-        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", markerscale=1.4)
+            dots = {as_is(classes[k]): ax.scatter(*np.asarray(xy)[labels == k].T, s=size[k], color=colours[k], lw=0, alpha=.8)
+                    for k in np.argsort(-images, kind="stable")}
+        fig.legend(dots.values(), dots, loc="outside right upper", markerscale=1.4)
     plt.close(fig)
     return fig
 

@@ -162,7 +162,7 @@ def as_text(
 def _markdown(table: pd.DataFrame) -> str: # A pipe table, the two header rows in one
     head = ["method", *(f"{metric}, {kind}" for metric, kind in table)]
     rows = [[str(i), *row] for i, row in zip(table.index, table.to_numpy())]
-    escaped = [[c.replace("|", r"\|") for c in r] for r in [head, ["---"] * len(head), *rows]]
+    escaped = [[c.replace("|", r"\|").replace("<", "&lt;") for c in r] for r in [head, ["---"] * len(head), *rows]]
     return "".join("| " + " | ".join(r) + " |\n" for r in escaped)
 
 

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from ..core import configure, load_config, read_profile, read_record, read_toml, repo_root, sha256
 from ..data.protocols import Protocol
 from ..data.catalogue import find_source
-from ..data.sources import Source, content_digest
+from ..data.sources import Source, content_digest, file_digests
 from .reruns import code_of
 
 # %% ../../nbs/run/study.ipynb #c005
@@ -168,10 +168,16 @@ def source(self: Study) -> Source:
 
 # %% ../../nbs/run/study.ipynb #g020
 @patch(as_prop=True)
+def digests(self: Study) -> dict[str, str]: # By name
+    "Digest of each file of its source now"
+    source = self.source
+    return file_digests(source, repo_root() / "runs" / "digests" / f"{sha256(str(source.where).encode())[:16]}.json")
+
+
+@patch(as_prop=True)
 def files(self: Study) -> str:
     "Digest of what its source consists of now"
-    source = self.source
-    return content_digest(source, repo_root() / "runs" / "digests" / f"{sha256(str(source.where).encode())[:16]}.json")
+    return content_digest(self.digests)
 
 # %% ../../nbs/run/study.ipynb #bs02
 @patch
@@ -363,8 +369,8 @@ def code(
     self: Study,
     page: str, # A notebook of the paper
 ) -> str: # 16 hexadecimal digits
-    "Digest of the package's code that a page uses, without the page's own cells"
-    found = {name: digest for name, digest in code_of(self.home / f"{page}.ipynb").items() if "." in name} # one without a dot is the page
+    "Digest of the package's code that a page learns with, without figures, tables and the page's own cells"
+    found = {name: digest for name, digest in code_of(self.home / f"{page}.ipynb").items() if "." in name and not name.startswith(("report.", "data.lettering."))} # one without a dot is the page
     return sha256(json.dumps(found).encode())[:16]
 
 

@@ -11,8 +11,9 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ from fastcore.basics import patch
 from fastcore.script import call_parse
 from filelock import FileLock, Timeout
 
-from ..core import configure, profiles, repo_root
+from ..core import atomic, configure, profiles, repo_root
 from ..data.catalogue import SOURCES, absolute
 from .reruns import changes, code_of, made_of, spoilt
 from .study import SECTIONS, Study, papers
@@ -185,10 +186,12 @@ def _chosen(target: str) -> dict[str, list[str]]: # Paper to targets, without it
 def _check_split(
     study: Study, # Its dataset and protocol
 ) -> None:
-    "Deal the images once, without reading a pixel"
+    "Deal the images once, without decoding one"
     from logex_nb.data.protocols import make_split # here, as every job of Snakemake imports this module
 
-    make_split(replace(study.source.open(), digest=None), study.settings("protocol"))
+    data, known = study.source.open(), study.digests
+    if len(known) > 1: data.digest = lambda rows: [known.get(image, "") for image in rows.image] # remembered from file to file
+    with warnings.catch_warnings(action="ignore"): make_split(data, study.settings("protocol")) # the stage will say them
 
 
 def snakemake_command(
@@ -208,7 +211,7 @@ def snakemake_command(
     if cores < 1: raise ValueError(f"cores is {cores}: give 1 or more, or 0 for all")
     return [sys.executable, "-m", "snakemake", *wanted, "--cores", str(cores), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
             "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", *(["rules"] if plan else []), "--config", f"paper={study.paper}",
-            f"profile={study.profile}", f"dataset={percent_encoded(study.dataset, safe=':/')}", f"seeds={seeds}", f"rows={study.rows}"] # Snakemake reads YAML, and its jobs read it again
+            f"profile={study.profile}", f"dataset={percent_encoded(study.dataset, safe=':/')}", f"seeds={','.join(map(str, asked))}", f"rows={study.rows}"] # Snakemake reads YAML, and its jobs read it again
 
 # %% ../../nbs/run/workflow.ipynb #c021
 def _tables(
@@ -248,6 +251,13 @@ def _plan(command: list[str], cwd: Path, env: dict[str, str]) -> int:
     return code
 
 
+def _redate(study: Study, now: float) -> None:
+    "Date what a wrong clock dated ahead of `now` just before it, in the same order: Snakemake would take a stage for older than its input, and remove it"
+    found = [(p.stat().st_mtime_ns, p) for place in (study.runs, study.results) for name in ("record.json", "code.json", "error.txt") for p in place.rglob(name)]
+    ahead = sorted(pair for pair in found if pair[0] > now * 1e9)
+    for back, (_, path) in enumerate(reversed(ahead), 1): os.utime(path, ns=(int(now * 1e9) - 1000 * back,) * 2)
+
+
 def _again(
     study: Study, # Whose stages
     aside: bool = True, # Set the records of spoilt ones aside
@@ -265,15 +275,32 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
     try:
         if not plan: study.runs.mkdir(parents=True, exist_ok=True), study.results.mkdir(parents=True, exist_ok=True)
         if plan:
+            _redate(study, began)
             code = _plan(command + _again(study, aside=False), **where)
         else:
             with FileLock(study.runs / "lock", timeout=0) as lock: # Snakemake inherits it, and holds it if this process is killed
+                _redate(study, began)
                 code = watch(command + _again(study), log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
     except Timeout: sys.exit(f"error: another run is at work in {study.runs}: wait for its end or stop it")
     except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
 
 # %% ../../nbs/run/workflow.ipynb #g003
+def _fonts(
+    study: Study, # Its classes may have names that need further fonts
+    plan: bool, # Only tell
+) -> dict[str, str]: # For the environment of its stages
+    "A file of Matplotlib's settings for names with signs of other scripts, and a line where they have no font"
+    names = study.source.open().classes
+    if all(map(str.isascii, names)): return {}
+    from logex_nb.data.lettering import families, without_font # here, as only such names need it
+
+    if line := without_font(names): print(f"warning: {line}")
+    if plan: return {}
+    with atomic(path := study.runs / "matplotlibrc") as tmp: tmp.write_text(f"font.family: {', '.join(families())}\n")
+    return dict(MATPLOTLIBRC=str(path))
+
+
 @call_parse
 def logex_reproduce(
     profile: str = "smoke", # Size of the run: smoke, mini or paper
@@ -286,13 +313,14 @@ def logex_reproduce(
     demo: bool = False, # What `make demo` makes: the targets and rows that the first paper names for it
 ):
     "Make a table or figure and everything that it needs"
-    cores, dataset = cores or os.cpu_count(), absolute(dataset)
+    cores, dataset, rows = cores or os.cpu_count(), absolute(dataset), ",".join(dict.fromkeys(r.strip() for r in rows.split(",")))
     if demo:
         shown = Study(papers()[0], profile, dataset).about["demo"]
         target, rows = ",".join(f"{papers()[0]}_{t}" for t in shown["targets"]), shown["rows"]
     try:
         wanted = {Study(paper, profile, dataset, rows): names for paper, names in _chosen(target).items()}
         commands = {study: snakemake_command(study, names, seeds, cores, plan) for study, names in wanted.items()}
+        os.environ.update(_fonts(next(iter(wanted)), plan))
     except (ValueError, OSError) as e: sys.exit(f"error: {e}")
     for study, command in commands.items(): _reproduce(study, command, cores, plan)
     if plan: return
