@@ -5,6 +5,7 @@ DATASET ?= phantom
 TARGET  ?=
 SEEDS   ?= 0
 ROWS    ?=
+SET     ?=
 CORES   ?= $(shell nproc 2>/dev/null || echo 2)
 TORCH   ?= auto
 
@@ -22,7 +23,7 @@ export TRANSFORMERS_VERBOSITY ?= error
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH|ARCHIVE  SEEDS=0,1,2"
-	@echo "             ROWS=ce,logex or ROWS=all  CORES=n  TORCH=auto|cpu|cuda"
+	@echo "             ROWS=ce,logex or ROWS=all  CORES=n  TORCH=auto|cpu|cuda  SET=\"lora.steps=100 lora.lr=1e-3\""
 	@echo "             ARCHIVE=ham10000|pad_ufes_20|scin|hyper_kvasir, or one of them with :PATH"
 	@echo "             TARGET=one of these, or several separated by commas:"
 	@for about in nbs/papers/*/study.toml; do paper=$$(basename $$(dirname $$about)); awk -v paper=$$paper '\
@@ -42,10 +43,10 @@ test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest
 	@sh .ci/checks
 
 reproduce: $(READY) ## PROFILE= DATASET= TARGET= SEEDS=: a table or figure and what it needs
-	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --rows "$(ROWS)"
+	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --rows "$(ROWS)" --set "$(SET)"
 
 plan: $(READY) ## what `make reproduce` would run, with the same settings
-	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --rows "$(ROWS)" --plan
+	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --rows "$(ROWS)" --set "$(SET)" --plan
 
 lab: $(READY) ## JupyterLab on the notebooks
 	@jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root)

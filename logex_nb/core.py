@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'repo_root', 'profiles', 'read_toml', 'read_profile', 'configure', 'load_config', 'child_seed',
            'computes_bf16', 'autocast', 'settled', 'atomic', 'write_json', 'leftover', 'sha256', 'fingerprint',
-           'environment', 'peak_memory', 'Run', 'read_record']
+           'changed_profile', 'environment', 'peak_memory', 'Run', 'read_record']
 
 # %% ../nbs/core.ipynb #c002
 import dataclasses
@@ -17,6 +17,7 @@ import platform
 import random
 import re
 import resource
+import shlex
 import subprocess
 import time
 import tomllib
@@ -52,6 +53,15 @@ def _merged(a: dict, b: dict) -> dict: # `b` wins
     return a | {k: _merged(a[k], v) if isinstance(v, dict) and isinstance(a.get(k), dict) else v for k, v in b.items()}
 
 
+def _without(a: dict, b: dict) -> dict: # `a`, without the values that `b` has
+    return {k: _without(v, b[k]) if isinstance(v, dict) and isinstance(b.get(k), dict) else v for k, v in a.items() if k not in b or isinstance(v, dict)}
+
+
+def _changed(profile: dict, changes: dict) -> dict: # What is changed is changed on every dataset
+    special = {name: _without(sections, changes) for name, sections in profile.get("dataset", {}).items()}
+    return _merged(profile | ({"dataset": special} if special else {}), changes)
+
+
 def read_toml(
     path: Path, # A file of settings
 ) -> dict: # What it says
@@ -61,11 +71,15 @@ def read_toml(
 
 
 def read_profile(
-    name: str, # One of `profiles()`
+    name: str, # One of `profiles()`, or from `changed_profile`
     *folders: Path, # Hold further files `<name>.toml`, such as a paper's; the later ones win
 ) -> dict: # The parsed TOML
     "The differences from the paper's values that make up profile `name`"
-    if name not in profiles(): raise ValueError(f"no profile {name!r}: choose from {profiles()}")
+    if name not in profiles():
+        own = repo_root() / "runs/profiles" / f"{name}.toml"
+        if not own.exists(): raise ValueError(f"no profile {name!r}: choose from {profiles()}")
+        changes = read_toml(own)
+        return _changed(read_profile(changes.pop("based_on"), *folders), changes)
     found = {}
     for path in (folder / f"{name}.toml" for folder in (repo_root() / "profiles", *folders)):
         if path.exists(): found = _merged(found, read_toml(path))
@@ -211,6 +225,28 @@ def fingerprint(
             raw = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
             digest.update(name.encode() + str(tuple(value.shape)).encode() + raw.tobytes())
     return digest.hexdigest()
+
+# %% ../nbs/core.ipynb #cg02
+def changed_profile(
+    profile: str, # The profile that it is based on
+    changes: str, # Settings with a space between them, as `section.key=value`; values are TOML, or words
+) -> str: # Its name; `profile` itself if nothing is changed
+    "A profile that differs by a few settings, written to `runs/profiles`"
+    found = {}
+    for change in shlex.split(changes):
+        key, equals, value = change.partition("=")
+        if not (equals and value and re.fullmatch(r"\w+(\.\w+)+", key)): raise ValueError(f"cannot set {change!r}: write section.key=value, such as lora.steps=100")
+        try: tomllib.loads(f"value = {value}")
+        except tomllib.TOMLDecodeError: value = json.dumps(value) # a word
+        found[key] = value
+    if not found: return profile
+    read_profile(profile)
+    name = re.sub(r"[^\w.+=-]+", "_", "+".join([profile, *(f"{k}={v}" for k, v in sorted(found.items()))]))
+    if len(name) > 120: name = f"{name[:100]}+{sha256(name.encode())[:8]}"
+    lines = [f"based_on = {json.dumps(profile)}", *(["study.results = 'runs/results'"] if "study.results" not in found else []), *(f"{k} = {v}" for k, v in sorted(found.items()))]
+    (repo_root() / "runs/profiles").mkdir(parents=True, exist_ok=True)
+    with atomic(repo_root() / "runs/profiles" / f"{name}.toml") as tmp: tmp.write_text("\n".join(lines) + "\n")
+    return name
 
 # %% ../nbs/core.ipynb #c025
 def environment() -> dict[str, Any]: # Versions, device, commit

@@ -26,7 +26,7 @@ from fastcore.basics import patch
 from fastcore.script import call_parse
 from filelock import FileLock, Timeout
 
-from ..core import atomic, configure, profiles, repo_root
+from ..core import atomic, changed_profile, configure, repo_root
 from ..data.catalogue import SOURCES, absolute
 from .reruns import changes, code_of, made_of, spoilt
 from .study import SECTIONS, Study, papers
@@ -202,7 +202,6 @@ def snakemake_command(
     plan: bool = False, # Only say what would run
 ) -> list[str]: # For `subprocess`
     "How Snakemake is called, after a check of everything that can be checked now"
-    if study.profile not in profiles(): raise ValueError(f"no profile {study.profile!r}: choose from {profiles()}")
     _check_profile(study), study.table() # what is wrong with them is said now
     _check_split(study) # and whether the images suffice
     if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
@@ -310,6 +309,7 @@ def logex_reproduce(
     cores: int = 0, # Processor cores; 0 takes all
     plan: bool = False, # Only say what would run
     rows: str = "", # Comma-separated rows of the main table, or all; empty takes the profile's
+    set: str = "", # Settings for this run, such as "lora.steps=100 guidance.per_class=5"; results go to a folder that says so
     demo: bool = False, # What `make demo` makes: the targets and rows that the first paper names for it
 ):
     "Make a table or figure and everything that it needs"
@@ -318,6 +318,7 @@ def logex_reproduce(
         shown = Study(papers()[0], profile, dataset).about["demo"]
         target, rows = ",".join(f"{papers()[0]}_{t}" for t in shown["targets"]), shown["rows"]
     try:
+        profile = changed_profile(profile, set)
         wanted = {Study(paper, profile, dataset, rows): names for paper, names in _chosen(target).items()}
         commands = {study: snakemake_command(study, names, seeds, cores, plan) for study, names in wanted.items()}
         os.environ.update(_fonts(next(iter(wanted)), plan))
