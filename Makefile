@@ -22,7 +22,7 @@ export TRANSFORMERS_VERBOSITY ?= error
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  settings:  PROFILE=smoke|mini|paper  DATASET=phantom|folder:PATH|npz:PATH|ARCHIVE  SEEDS=0,1,2"
+	@echo "  settings:  PROFILE=smoke|mini|paper|paper_text|paper_code  DATASET=phantom|folder:PATH|npz:PATH|ARCHIVE  SEEDS=0,1,2"
 	@echo "             ROWS=ce,logex or ROWS=all  CORES=n  TORCH=auto|cpu|cuda  SET=\"lora.steps=100 lora.lr=1e-3\""
 	@echo "             ARCHIVE=ham10000|pad_ufes_20|scin|hyper_kvasir, or one of them with :PATH"
 	@echo "             TARGET=one of these, or several separated by commas:"

@@ -75,15 +75,12 @@ def read_profile(
     *folders: Path, # Hold further files `<name>.toml`, such as a paper's; the later ones win
 ) -> dict: # The parsed TOML
     "The differences from the paper's values that make up profile `name`"
-    if name not in profiles():
-        own = repo_root() / "runs/profiles" / f"{name}.toml"
-        if not own.exists(): raise ValueError(f"no profile {name!r}: choose from {profiles()}")
-        changes = read_toml(own)
-        return _changed(read_profile(changes.pop("based_on"), *folders), changes)
+    places = [folder / f"{name}.toml" for folder in (repo_root() / "profiles", repo_root() / "runs/profiles", *folders)]
+    if not any(path.exists() for path in places[:2]): raise ValueError(f"no profile {name!r}: choose from {profiles()}")
     found = {}
-    for path in (folder / f"{name}.toml" for folder in (repo_root() / "profiles", *folders)):
-        if path.exists(): found = _merged(found, read_toml(path))
-    return found
+    for path in filter(Path.exists, places): found = _merged(found, read_toml(path))
+    base = found.pop("based_on", "")
+    return _changed(read_profile(base, *folders), found) if base else found
 
 # %% ../nbs/core.ipynb #c012
 def configure(

@@ -11,6 +11,8 @@ from logex_nb.classify.training import Training
 from logex_nb.generate.batching import Sampling
 from logex_nb.generate.guidance import Guidance
 from logex_nb.generate.lora import Lora
+from logex_nb.report.published import published
+from logex_nb.run.study import Study
 
 # setting, value, source
 PUBLISHED = {
@@ -63,3 +65,35 @@ def test_the_noise_schedule_is_the_published_one():
     betas = LabelScheduler().betas
     assert (len(betas), *map(float, betas[[0, -1]])) == (1000, pytest.approx(1e-4), pytest.approx(.02))
     assert betas.diff().std() < 1e-8
+
+
+# Where LoGex's text and its released code differ: profile, section, setting, value, source
+DIFFER = [
+    ("paper_text", "training", "bn_mode", "clean", "the text is silent"), ("paper_code", "training", "bn_mode", "paper", "evaluation mode from the second epoch"),
+    ("paper_text", "training", "min_lr", 0., "a cosine, section 4.1"), ("paper_code", "training", "min_lr", 1e-5, "command in the README"),
+    ("paper_text", "lora", "modules", "cross", "cross-attention layers, section 3"), ("paper_code", "lora", "modules", "all", "the script that it names"),
+    ("paper_text", "guidance", "optimise_uncond", False, "section 2.1"), ("paper_code", "guidance", "optimise_uncond", True, "the guidance scripts"),
+    ("paper_text", "guidance", "classifier_size", 395, "the size it learned at"), ("paper_code", "guidance", "classifier_size", 256, "the classifier's wrapper"),
+    ("paper_text", "guidance", "antialias", True, "the text is silent"), ("paper_code", "guidance", "antialias", False, "the default of that version"),
+    ("paper_text", "guidance", "legacy_double_step", False, "the text is silent"), ("paper_code", "guidance", "legacy_double_step", True, "the pipeline asks the scheduler twice"),
+    ("paper_text", "guidance", "shared_latents", False, "the text is silent"), ("paper_code", "guidance", "shared_latents", True, "names of the released images"),
+]
+
+
+@pytest.mark.parametrize("profile, section, setting, value, source", DIFFER)
+def test_text_and_code_are_profiles_of_their_own(profile, section, setting, value, source):
+    assert getattr(Study("logex", profile, "phantom").settings(section), setting) == value, source
+
+
+def test_what_text_and_code_share_is_no_difference():
+    told = {(section, setting) for _, section, setting, *_ in DIFFER}
+    for section in ("training", "lora", "guidance"):
+        text, code = (Study("logex", name, "phantom").settings(section) for name in ("paper_text", "paper_code"))
+        assert {(section, f.name) for f in fields(text) if getattr(text, f.name) != getattr(code, f.name)} == {pair for pair in told if pair[0] == section}
+
+
+@pytest.mark.parametrize("profile", ["paper_text", "paper_code"])
+def test_their_rows_are_the_papers(profile):
+    study = Study("logex", profile, "phantom")
+    names = set(published("logex_table2").method)
+    assert names == {arm.published or "FG-Entropy" for arm in study.table().values()}
