@@ -327,7 +327,7 @@ def paint_folder(
     paintings: Sequence[Painting], # What to paint, and into which of them
     config: PaintSampling, # How
     folder: Path | str, # Where to; what is there already is kept
-    stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
+    stale: str = "refuse", # Images made with other settings: `refuse` to go on, or put them `aside`
     progress: bool = True, # Show a progress bar
     code: str = "", # Digest of the code that draws; images that another version drew are as stale as those of other settings
 ) -> pd.DataFrame: # The manifest

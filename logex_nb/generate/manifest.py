@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -111,21 +112,26 @@ _FREE = ("batch", "checkpointing", "per_class", "counts") # What changes no imag
 def _check_settings(
     folder: Path, # Of the run
     settings: dict[str, object], # What shapes the images
-    stale: str = "refuse", # What to do about images made with others: `refuse` or `delete`
+    stale: str = "refuse", # What to do about images made with others: `refuse`, or put them `aside`
 ) -> None:
     "Write `settings.json`, unless it says that the images in `folder` were made with others"
+    if stale not in ("refuse", "aside"): raise ValueError(f"stale is {stale!r}: choose 'refuse' or 'aside'")
     path = folder / "settings.json"
     new = json.loads(json.dumps(settings))
     old = leftover(path, lambda p: json.loads(p.read_text()), {} if path.exists() else new)
     keys = sorted((old.keys() | new.keys()) - set(_FREE))
     if changed := [k for k in keys if old.get(k) != new.get(k)]:
         said = ", ".join(f"{k} {old.get(k)!r}, now {new.get(k)!r}" for k in changed)
-        if stale != "delete":
+        if stale != "aside":
             raise ValueError(f"{folder} holds images made with other settings ({said}): "
                              "choose another folder or delete it")
-        for row in read_lines(folder / "manifest.csv"):
-            for kind in _kinds(row): (folder / row[f"{kind}_file"]).unlink(missing_ok=True)
-        (folder / "manifest.csv").unlink(missing_ok=True)
+        rows = read_lines(folder / "manifest.csv")
+        aside = next(place for n in count(1) if not (place := folder.with_name(f"{folder.name}-earlier-{n}")).exists())
+        for name in [*(row[f"{kind}_file"] for row in rows for kind in _kinds(row)), "manifest.csv", "settings.json"]:
+            if not (folder / name).exists(): continue
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).rename(aside / name)
+        if rows: print(f"{len(rows)} images made with other settings ({said}) were put into {aside}")
     write_json(path, new)
 
 # %% ../../nbs/generate/manifest.ipynb #k007
@@ -155,7 +161,7 @@ def fill_folder(
     settings: dict[str, object], # What shapes the images
     wanted: Sequence[tuple[str, int]], # Class and number of each image
     draw: Callable[[list[tuple[str, int]]], Iterator[tuple[dict[str, object], dict[str, np.ndarray]]]], # From those that lack, what is known of each and its pictures, in any order
-    stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
+    stale: str = "refuse", # Images made with other settings: `refuse` to go on, or put them `aside`
     progress: bool = True, # Show a progress bar
     desc: str = "images", # Beside the bar
 ) -> pd.DataFrame: # The manifest
@@ -189,7 +195,7 @@ def generate_folder(
     config: Sampling, # How, and how many
     folder: Path | str, # Where to; what is there already is kept
     progress: bool = True, # Show a progress bar
-    stale: str = "refuse", # Images made with other settings: `refuse` to go on, or `delete` them
+    stale: str = "refuse", # Images made with other settings: `refuse` to go on, or put them `aside`
     make: Callable[..., Iterator[Guided]] = guide, # `guide`, or a rival such as `onestep`
     helpers: int = 0, # Further processes at most, of the lowest priority; each starts in ten seconds, so there is one for every four batches at most
     code: str = "", # Digest of the code that draws; images that another version drew are as stale as those of other settings
