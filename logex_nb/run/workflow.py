@@ -208,6 +208,7 @@ def snakemake_command(
     if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
     asked = [int(s) for s in seeds.split(",")]
     if len(set(asked)) < len(asked): raise ValueError(f"seeds are {seeds!r}: give each one once")
+    if max(asked) >= 2**32: raise ValueError(f"seeds are {seeds!r}: give numbers below {2**32}")
     if cores < 1: raise ValueError(f"cores is {cores}: give 1 or more, or 0 for all")
     return [sys.executable, "-m", "snakemake", *wanted, "--cores", str(cores), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
             "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", *(["rules"] if plan else []), "--config", f"paper={study.paper}",
