@@ -7,11 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
 
+from logex_nb.classify import frozen
+from logex_nb.generate.manifest import read_lines
+from logex_nb.run.reruns import changes, made_of, spoilt
 from logex_nb.run.study import Study
 from logex_nb.run.workflow import snakemake_command
 
@@ -22,6 +27,11 @@ SLIPS = {
     "dataset": (["--dataset", "fantom"], "unknown dataset 'fantom': choose"),
     "target": (["--target", "table9"], "no target 'table9': choose from"),
     "seeds": (["--seeds", "0;1"], "seeds are '0;1'"),
+    "negative seed": (["--seeds=-1"], "seeds are '-1'"),
+    "seed twice": (["--seeds", "1,01"], "give each one once"),
+    "large seed": (["--seeds", "99999999999999999999"], "give numbers below"),
+    "cores": (["--cores=-1"], "cores is -1"),
+    "no folder": (["--dataset", "folder:/dev/null"], "no image folder at /dev/null"),
     "rows": (["--rows", "ce,gan"], "no arm 'gan': choose from"),
 }
 
@@ -34,6 +44,11 @@ def test_a_slip_is_told_in_one_line(slip):
     assert not done.stdout
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and told in last
+
+
+def test_spaces_among_seeds_and_rows_change_nothing():
+    study = Study("logex", "smoke", "phantom")
+    assert snakemake_command(study, ["table2"], " 0, 01") == snakemake_command(study, ["table2"], "0,1")
 
 
 def test_a_mistyped_parameter_is_refused(tmp_path):
@@ -236,6 +251,43 @@ def test_a_clock_that_was_ahead_changes_nothing(tmp_path):
         assert "figure4" in again.stdout and " data " not in again.stdout
         assert "nothing to do" in long_tail(data).stdout
     finally: forget(data)
+
+
+@pytest.mark.parametrize("name, content", [("code.json", ""), ("code.json", "[]"), ("code.json", "{}"), ("record.json", "{"), ("record.json", "\0" * 9)])
+def test_a_damaged_mark_of_a_stage_makes_it_again(tmp_path, name, content):
+    now = dict(code={}, parameters={}, settings=dict(steps=1))
+    (tmp_path / "code.json").write_text('{"code": {}, "parameters": {}}'), (tmp_path / "record.json").write_text('{"config": {"steps": 1}}')
+    assert changes(tmp_path, tmp_path / "record.json", now) == []
+    (tmp_path / name).write_text(content)
+    with pytest.warns(UserWarning, match=f"{name} is damaged"): assert changes(tmp_path, tmp_path / "record.json", now) is None
+    assert (tmp_path / f"{name}.damaged").exists() and made_of(tmp_path, tmp_path / "record.json", now)
+
+
+def test_a_damaged_list_of_files_makes_a_stage_again(tmp_path):
+    (stage := tmp_path / "lora").mkdir()
+    for name in ("record.json", "code.json"): (stage / name).write_text(name)
+    (stage / "files.json").touch()
+    assert spoilt(tmp_path, aside=False) == spoilt(tmp_path) == {"lora": ["files.json"]} and not (stage / "code.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"class,index\nmel,0\n\0\0\0\n", b"\xff\n", b"class,index\nmel,one\n", b"class,index\nmel,0,1\n", b"other\n1\n"])
+def test_a_damaged_manifest_is_set_aside(tmp_path, content):
+    (tmp_path / "manifest.csv").write_bytes(content)
+    with pytest.warns(UserWarning, match="manifest.csv is damaged"): assert read_lines(tmp_path / "manifest.csv") == []
+    (tmp_path / "manifest.csv").write_text("class,index\nmel,0\nmel,1")
+    assert read_lines(tmp_path / "manifest.csv") == [{"class": "mel", "index": "0"}]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".names.npy"])
+def test_damaged_features_are_computed_again(tmp_path, monkeypatch, suffix):
+    said = lambda pooled, net, images, *more: np.repeat(images.reshape(len(images), -1)[:, :1], 3, 1).astype(np.float16)
+    monkeypatch.setattr(frozen, "_in_batches", said)
+    images, names = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3), np.array([b"a" * 64, b"b" * 64])
+    ask = lambda: frozen._compute_missing(SimpleNamespace(pooled=None), images, names, tmp_path, "cpu", False)
+    first = ask()[0][1]
+    (tmp_path / f"{'a' * 64}{suffix}").write_bytes(b"\x93NUMPY")
+    with pytest.warns(UserWarning, match="is damaged"): again = ask()
+    assert len(again) == len(ask()) == 1 and (again[0][1] == first).all()
 
 
 @pytest.mark.parametrize("left", ["checkpoint.pt", "begun.json", "outputs.npz"])

@@ -29,7 +29,7 @@ from ..detect.classification import classification_report
 @dataclass(frozen=True)
 class LabelDiffusion:
     "How labels are diffused and how the denoiser is built and trained; the defaults are ADPM's"
-    FREE = "sampling", "further" # Change no denoiser
+    FREE = property(lambda self: ("sampling", "further") + ("checkpoint_every",) * (self.select == "last")) # Change no denoiser
     prior: str = "prior" # The arm whose guesses it corrects
     guesses: str = "crossfit" # For training images: 'crossfit', 'in_sample', or as released 'joint': the prior network goes on learning
     prior_lr: float = 2e-4 # Its constant learning rate then

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .backbones import ImageClassifier, scaled
 from .batches import fetch, hold
-from ..core import atomic, autocast
+from ..core import atomic, autocast, leftover
 
 # %% ../../nbs/classify/frozen.ipynb #fo02
 def folded(
@@ -140,7 +140,8 @@ def _compute_missing(
     "What the folder holds, after what it lacked has been added"
     with FileLock(folder / "lock"):
         stored = [part.with_suffix("") for part in sorted(folder.glob("*.names.npy"))]
-        parts = [(np.load(part.with_suffix(".names.npy")), np.load(part.with_suffix(".npy"), mmap_mode="r")) for part in stored]
+        read = lambda part: (np.load(part.with_suffix(".names.npy")), leftover(part.with_suffix(".npy"), lambda p: np.load(p, mmap_mode="r"), None))
+        parts = [found for part in stored if (found := leftover(part.with_suffix(".names.npy"), lambda _: read(part), None)) and found[1] is not None]
         new = ~np.isin(names, np.concatenate([known for known, _ in parts])) if parts else np.full(len(names), True)
         if new.any():
             quick, batch = folded(net), 16 if torch.device(device).type == "cpu" else 64 # a batch that stays in the cache

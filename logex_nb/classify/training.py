@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,7 +28,7 @@ from .frozen import seen_by
 from .losses import Loss, make_loss, make_weights
 from .outputs import predict
 from .rebalancing import adjust_head, balanced_batches, forget_head, mixup, normalise_head, smote
-from ..core import PRECISIONS, autocast, child_seed, settled, write_json
+from ..core import PRECISIONS, autocast, child_seed, leftover, settled, write_json
 from ..data.tiles import Tiles
 from ..detect.tail import part_ids, tail_summary
 
@@ -298,7 +299,7 @@ def train(
     key, first = run_key(asdict(config), seed, *data, np.asarray(tail), *weighing), None
     if config.crt_epochs:
         begin, first = replace(config, crt_epochs=0, posthoc="none"), folder / f"first-{key[:12]}"
-        if not (first / "weights.safetensors").exists():
+        if not leftover(first / "weights.safetensors", load_file, {}):
             train(*data, classes, tail, begin, seed, first, device, progress, remembered)
         config = replace(config, epochs=config.crt_epochs, sampling="balanced")
     net, optimizer = new_classifier(config, len(classes), seed, device, first)
@@ -333,7 +334,7 @@ def train_and_report(
     val, test = parts["val"], parts["test"]
     key = run_key(asdict(config), seed, images, labels, val.images, val.labels, test.images, test.labels, np.asarray(tiles.tail_ids))
     kept = Path(folder) / f"{key[:16]}.json"
-    if not kept.exists():
+    if not leftover(kept, lambda p: json.loads(p.read_text()), {}):
         with TemporaryDirectory() as tmp:
             net = train(images, labels, val.images, val.labels, tiles.classes, tiles.tail_ids, config, seed, tmp, device, progress=False, remembered=remembered)
         ask = lambda part: predict(net, seen_by(net, part.images, remembered, device, progress=False), views=config.views)[0]

@@ -85,9 +85,12 @@ def read_lines(
     path: Path, # The manifest; it may be missing, or end in half a line
 ) -> list[dict[str, str]]: # Its complete lines
     "What is certain to have been done"
-    if not path.exists(): return []
-    complete = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return list(csv.DictReader(io.StringIO(complete)))
+    def read(path: Path) -> list[dict[str, str]]:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8").rpartition("\n")[0]), strict=True))
+        if any(None in (*row, *row.values()) or not row["class"] or int(row["index"]) < 0 for row in rows): raise ValueError("a line has cells too many or too few")
+        return rows
+
+    return leftover(path, read, [])
 
 # %% ../../nbs/generate/manifest.ipynb #k006
 def _append_line(

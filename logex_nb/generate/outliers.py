@@ -27,7 +27,7 @@ from ..classify.energy import check_recipe
 from ..classify.losses import cross_entropy
 from ..classify.outputs import predict
 from ..classify.training import Training, new_classifier, run_epochs, train_epoch
-from ..core import atomic, child_seed, fingerprint, settled
+from ..core import atomic, child_seed, fingerprint, leftover, settled
 from .batching import Sampling
 from .pipeline import StableDiffusionPipeline
 
@@ -132,6 +132,10 @@ def _anchored(recipe: Training, words: Tensor, temperature: float, seed: int, de
     return net, torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
 
 # %% ../../nbs/generate/outliers.ipynb #b0cae5b6
+def _tensors(path: Path, key: str) -> dict[str, Tensor]: # Empty if they are of another run
+    with safe_open(path, "pt") as file: return {k: file.get_tensor(k) for k in file.keys()} if file.metadata()["key"] == key else {}
+
+
 def train_encoder(
     images: np.ndarray, # Head images, uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions
     labels: np.ndarray, # Counted as the anchors are `[n]`
@@ -151,11 +155,9 @@ def train_encoder(
     settings = dict(recipe=asdict(recipe), temperature=config.temperature)
     key = run_key(settings, config.seed, images, labels, words.cpu().numpy())
     net, optimizer = _anchored(recipe, words, config.temperature, config.seed, device)
-    if (path := folder / "encoder.safetensors").exists():
-        with safe_open(path, "pt", device=str(device)) as file:
-            if file.metadata()["key"] == key:
-                net.load_state_dict({k: file.get_tensor(k) for k in file.keys()})
-                return net.eval()
+    if weights := leftover(path := folder / "encoder.safetensors", lambda p: _tensors(p, key), {}):
+        net.load_state_dict(weights)
+        return net.eval()
     held, targets = hold(images, device), torch.tensor(labels, device=device)
     one_pass = lambda _, generator: train_epoch(net, optimizer, cross_entropy, held, targets, recipe, generator)
     run_epochs(net, optimizer, one_pass, None, recipe, config.seed, folder, key, progress)
@@ -222,9 +224,7 @@ def find_outliers(
     matters = ("stored", "neighbours", "boundary", "repeats", "picked", "draws", "spread", "kept")
     settings = {k: getattr(config, k) for k in matters} | dict(encoder=fingerprint(encoder))
     key = run_key(settings, config.seed, images, labels, words.cpu().numpy())
-    if path.exists():
-        with safe_open(path, "pt") as file:
-            if file.metadata()["key"] == key: return [file.get_tensor(str(j)) for j in range(len(words))]
+    if known := leftover(path, lambda p: _tensors(p, key), {}): return [known[str(j)] for j in range(len(words))]
     with torch.no_grad():
         features = encoder.head.embed(torch.tensor(predict(encoder, images)[1], device=device))
         own = [features[torch.tensor(labels == j, device=device)] for j in range(len(words))]

@@ -187,19 +187,24 @@ def _differences(then: Any, now: Any, where: str = "") -> Iterator[str]:
     elif then != (plain := _as_json(now)): yield f"{where} was {then!r}, now {plain!r}"
 
 # %% ../../nbs/run/reruns.ipynb #c025
+def _then(folder: Path | str, record: Path | str) -> dict[str, Any]: # Its code, parameters and settings; empty if one of its files is missing or damaged
+    some = lambda *keys: lambda p: {k: json.loads(p.read_text())[k] for k in keys}
+    code, config = leftover(Path(folder) / "code.json", some("code", "parameters"), {}), leftover(record, some("config"), {})
+    return code | dict(settings=config["config"]) if code and config else {}
+
+
 def changes(
     folder: Path | str, # Holds the stage's `code.json`
     record: Path | str, # Its `record.json`
     now: dict[str, Any], # `code`, `parameters` and `settings` of today
 ) -> list[str] | None: # A line per change, none if it was made of the same; None if it was not made
     "What has changed since a stage ran"
-    if not (Path(folder) / "code.json").exists() or not Path(record).exists(): return None
-    then = json.loads((Path(folder) / "code.json").read_text())
+    if not (then := _then(folder, record)): return None
     old, new = then["code"], now["code"]
     told = [f"{k} {'changed' if k in old and k in new else 'is new' if k in new else 'is gone'}"
             for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     told += _differences(then["parameters"], now["parameters"], "parameter")
-    return told + list(_differences(json.loads(Path(record).read_text())["config"], now["settings"]))
+    return told + list(_differences(then["settings"], now["settings"]))
 
 # %% ../../nbs/run/reruns.ipynb #c025b
 def made_of(
@@ -208,9 +213,7 @@ def made_of(
     now: dict[str, Any], # `code`, `parameters` and `settings` of today
 ) -> str: # Changes when the stage has to run again, and only then
     "Fingerprint of what a stage is made of"
-    if changes(folder, record, now) == []:
-        then = json.loads((Path(folder) / "code.json").read_text())
-        now = then | dict(settings=json.loads(Path(record).read_text())["config"])
+    if changes(folder, record, now) == []: now = _then(folder, record)
     return hashlib.sha256(json.dumps(_as_json(now), sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../../nbs/run/reruns.ipynb #fl02
@@ -236,7 +239,9 @@ def altered(
     folder: Path | str, # Of a finished stage
 ) -> list[str]: # Names of files that are not what was made
     "What is not as the stage left it"
-    folder, known = Path(folder), leftover(Path(folder) / "files.json", lambda p: json.loads(p.read_text()), {})
+    folder = Path(folder)
+    try: known = dict(json.loads((folder / "files.json").read_text()))
+    except (ValueError, TypeError): return ["files.json"]
 
     def same(name: str, size: int, changed: int, digest: str) -> bool:
         path = folder / name

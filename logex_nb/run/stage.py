@@ -71,6 +71,7 @@ def _execute(
     record: Path | str | None = None, # The record that the notebook writes last; `record.json` in `folder` if not given
     also: Sequence[str] = (), # Definitions that it looks up at run time, such as 'data.sources.Phantom'
     threads: int = 1, # It computes with
+    words: str = "", # Digest of the names that it shows, which the notebook looks up
     **given, # Parameters by name
 ) -> None:
     "Run a parameterised notebook; it is done when its record is there, and only then"
@@ -103,6 +104,7 @@ def _execute(
     running.replace(folder / "notebook.ipynb")
     special = {k: str(v) for k, v in given.items() if k not in ("paper", "profile", "dataset")} # those are in the folder's path
     if threads > 1: special["threads"] = str(threads)
+    if words: special["words"] = words
     note_files(folder)
     write_json(folder / "code.json", dict(code=code, parameters=special))
 
@@ -115,8 +117,9 @@ def logex_run(
     record: str = "", # The record that it writes; record.json in the stage folder if empty
     also: str = "", # Comma-separated definitions that it looks up at run time
     threads: int = 1, # It computes with
+    words: str = "", # Digest of the names that it shows
 ):
     "Run one experiment notebook with papermill"
     try:
-        with report_stage(folder, record): _execute(notebook, folder, record or None, also.split(",") if also else (), threads, **dict(g.split("=", 1) for g in given))
+        with report_stage(folder, record): _execute(notebook, folder, record or None, also.split(",") if also else (), threads, words, **dict(g.split("=", 1) for g in given))
     except (ValueError, RuntimeError, OSError) as e: sys.exit(f"error: {e}")

@@ -75,6 +75,7 @@ class Arm:
 @dataclass(frozen=True)
 class Generator:
     "Where synthetic images come from"
+    FREE = "label", "unguided", "question" # Change no image; how many are made is a setting of its own
     label: str = "" # As a table prints it
     unguided: str = "" # As a table prints its images before guidance; empty where another generator's are the same
     stage: str = "images" # The stage that draws
@@ -383,6 +384,13 @@ def kept(
     return self.runs / "reports" / self.code(page)
 
 # %% ../../nbs/run/study.ipynb #kp04
+@patch(as_prop=True)
+def words(self: Study) -> str: # 12 hexadecimal digits
+    "Digest of what tables call arms and generators, for what shows them"
+    named = [[name, *(getattr(entry, field) for field in cls.FREE)] for cls, entries in ((Arm, self.arms), (Generator, self.generators)) for name, entry in entries.items()]
+    return sha256(json.dumps(named).encode())[:12]
+
+
 @patch
 def lines(
     self: Study,

@@ -80,6 +80,12 @@ def outputs(self: Stage) -> list[str]:
 
 # %% ../../nbs/run/workflow.ipynb #c009
 @patch(as_prop=True)
+def words(self: Stage) -> str:
+    "Digest of the names that a table or figure shows; empty for what shows none"
+    return self.study.words if self.name in self.study.about["targets"] else ""
+
+
+@patch(as_prop=True)
 def command(self: Stage) -> str:
     "For a rule's `shell`"
     open_ = lambda word: quote(word).replace("{", "{wildcards.")
@@ -88,7 +94,7 @@ def command(self: Stage) -> str:
     given = shared | dict(profile=self.study.profile, dataset=self.study.dataset)
     return " ".join(["logex_run", fixed(_relative(self.notebook)), open_(self.folder), *(fixed(f"{k}={v}") for k, v in given.items()),
                      *(open_(f"{k}={v}") for k, v in self.parameters.items()), "--record", open_(self.record),
-                     *(["--threads", str(self.threads)] if self.threads > 1 else []),
+                     *(["--threads", str(self.threads)] if self.threads > 1 else []), *(["--words", self.words] if self.words else []),
                      *(["--also", fixed(",".join(self.also))] if self.also else [])])
 
 # %% ../../nbs/run/workflow.ipynb #c009b
@@ -100,7 +106,7 @@ def made_of(
 ) -> str: # Changes when the stage has to run again
     "For a rule's `params`"
     fill = lambda text: text.format(**dict(wildcards.items())) if wildcards else text
-    parameters = {k: fill(v) for k, v in self.parameters.items()} | ({"threads": str(self.threads)} if self.threads > 1 else {})
+    parameters = {k: fill(v) for k, v in self.parameters.items()} | ({"threads": str(self.threads)} if self.threads > 1 else {}) | ({"words": self.words} if self.words else {})
     now = dict(code=code_of(self.notebook, *self.also), parameters=parameters, settings=settings)
     folder, record = repo_root() / fill(self.folder), repo_root() / fill(self.record)
     if (told := changes(folder, record, now)) and (asked := os.environ.get("LOGEX_WHY")): # a plan says why
@@ -207,6 +213,7 @@ def snakemake_command(
     if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
     asked = [int(s) for s in seeds.split(",")]
     if len(set(asked)) < len(asked): raise ValueError(f"seeds are {seeds!r}: give each one once")
+    if max(asked) >= 2**32: raise ValueError(f"seeds are {seeds!r}: give numbers below {2**32}")
     if cores < 1: raise ValueError(f"cores is {cores}: give 1 or more, or 0 for all")
     return [sys.executable, "-m", "snakemake", *wanted, "--cores", str(cores), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
             "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", *(["rules"] if plan else []), "--config", f"paper={study.paper}",
