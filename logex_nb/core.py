@@ -199,7 +199,7 @@ def leftover(
         if any(sign in str(error).casefold() for sign in ("unsupported global", "unrecognized function", "allow_pickle")): # no accident
             raise ValueError(f"{path} holds Python objects, which could run code, and is not read: remove it if you do not know where it is from ({' '.join(str(error).split())[:120]})") from error
         path.replace(aside := path.with_name(f"{path.name}.damaged"))
-        warnings.warn(f"{path} is damaged ({type(error).__name__}: {error}): set aside as {aside.name}, and made again", stacklevel=2)
+        warnings.warn(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:120]}): set aside as {aside.name}, and made again", stacklevel=2)
         return otherwise
 
 # %% ../nbs/core.ipynb #c020c

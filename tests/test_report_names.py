@@ -1,6 +1,7 @@
 "Names that people give to classes, in figures and tables: no sign of them is read as markup, and each has a font or is told"
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -18,6 +19,7 @@ from logex_nb.data.protocols import plot_long_tail
 from logex_nb.data.tiles import Tiles, contact_sheet
 from logex_nb.report.figures import class_plot, embedding_plot, heat_map, image_grid, predictions_sheet
 from logex_nb.report.tables import summarise, write_results
+from logex_nb.run.workflow import _fonts
 
 NAMES = [r"low $ and \bad{ $ risk", "$x$", r"\$5 or $6", "_under_", "<b> & 50 % | #1"]
 IMAGES = np.zeros((len(NAMES), 8, 8, 3), np.uint8)
@@ -88,6 +90,15 @@ def test_a_font_is_used_or_asked_for(font, recwarn):
         fig = image_grid(IMAGES[:1], ["痣 mel"])
         fig.canvas.draw()
     assert not [w for w in recwarn if "missing from font" in str(w.message)]
+
+
+def test_a_run_gives_its_stages_the_fonts(font, tmp_path, capsys):
+    study = lambda *classes: SimpleNamespace(source=SimpleNamespace(open=lambda: SimpleNamespace(classes=classes)), runs=tmp_path)
+    assert _fonts(study("mel", "bcc"), False) == {} and not capsys.readouterr().out
+    assert _fonts(study("mel", "痣"), True) == {} and capsys.readouterr().out.startswith("warning: no font is installed for 痣")
+    font()
+    given = _fonts(study("mel", "痣"), False)
+    assert not capsys.readouterr().out and Path(given["MATPLOTLIBRC"]).read_text() == "font.family: sans-serif, Noto Sans CJK SC\n"
 
 
 def test_as_is():

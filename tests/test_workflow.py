@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from logex_nb.classify import frozen
 from logex_nb.generate.manifest import read_lines
 from logex_nb.run.reruns import changes, made_of, spoilt
 from logex_nb.run.study import Study
-from logex_nb.run.workflow import snakemake_command
+from logex_nb.run.workflow import _failures, snakemake_command
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
 CLASSIFIER = ROOT / "nbs" / "stages" / "classifier.ipynb"
@@ -201,6 +202,13 @@ def test_a_plan_tells_of_a_picture_with_two_classes(tmp_path):
     with pytest.raises(ValueError, match=r"are one and the same, under the classes \['common', 'rare'\]"): snakemake_command(study, ["figure4"])
 
 
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    "The notebook could not say it: its file for errors is empty"
+    (tmp_path / "error.txt").touch()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert _failures(tmp_path, 0) == f"error: no space is left for {tmp_path}: make room, the same command goes on from there"
+
+
 HOLDS = """
 import sys
 from pathlib import Path
@@ -216,9 +224,10 @@ def test_a_run_that_was_killed_holds_its_folder_until_its_work_ends(tmp_path):
     first, log = begin(60), tmp_path / "logs"
     while not list(log.glob("*.log")): time.sleep(.1)
     time.sleep(1)
+    works = [int(pid) for task in Path(f"/proc/{first.pid}/task").iterdir() for pid in (task / "children").read_text().split()]
     first.kill(), first.wait()
     assert "another run is at work" in begin(0).communicate(timeout=60)[1]
-    subprocess.run(["pkill", "-f", "^.*import time; time.sleep.float..60"])
+    for pid in works: os.kill(pid, signal.SIGKILL)
     time.sleep(1)
     assert begin(0).wait(timeout=60) == 0
 

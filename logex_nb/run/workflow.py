@@ -8,6 +8,7 @@ __all__ = ['Stage', 'study_of', 'needs_of', 'snakemake_command', 'logex_reproduc
 # %% ../../nbs/run/workflow.ipynb #c002
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -243,6 +244,7 @@ def _failures(
 ) -> str: # One line per stage that failed
     "What went wrong in a run"
     found = sorted(p for p in folder.rglob("error.txt") if p.stat().st_mtime >= since)
+    if folder.exists() and shutil.disk_usage(folder).free < 2**20: return f"error: no space is left for {folder}: make room, the same command goes on from there"
     if found: return "\n".join(f"error: {p.read_text().strip()}" for p in found)
     last = "".join(f"{line}\n" for line in log.read_text().splitlines()[-8:]) if log and log.exists() else ""
     return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
