@@ -9,7 +9,7 @@ from logex_nb.run.study import SECTIONS, Arm, Generator, Study, papers
 from logex_nb.run.workflow import Stage
 
 SETTINGS = {(paper, section): Study(paper, "smoke", "phantom") for paper in papers()
-            for section in {*SECTIONS, *Study(paper, "smoke", "phantom").about.get("sections", {})}}
+            for section in dict.fromkeys([*SECTIONS, *Study(paper, "smoke", "phantom").about.get("sections", {})])}
 
 
 def told(folder, then, now): # What has changed of a stage's settings
