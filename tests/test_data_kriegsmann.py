@@ -101,7 +101,7 @@ def test_an_unknown_class_and_an_unknown_set(tmp_path):
     write(tmp_path, pd.concat([table, table[:1].assign(**{"class": "tumor_skin_new"})]))
     with fails("unknown label 'tumor_skin_new' of image"): Kriegsmann(tmp_path).open()
     write(tmp_path, table.assign(set=table.set.replace("Test", "Holdout")))
-    with fails("unknown split 'Holdout' of image"): Kriegsmann(tmp_path).open()
+    with fails("unknown split 'holdout' of image"): Kriegsmann(tmp_path).open()
 
 
 def test_a_missing_tile_is_named(tmp_path):
