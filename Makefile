@@ -24,7 +24,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  settings:  PROFILE=smoke|mini|paper|paper_text|paper_code  DATASET=phantom|folder:PATH|npz:PATH|ARCHIVE  SEEDS=0,1,2"
 	@echo "             ROWS=ce,logex or ROWS=all  CORES=n  TORCH=auto|cpu|cuda  SET=\"lora.steps=100 lora.lr=1e-3\""
-	@echo "             ARCHIVE=ham10000|pad_ufes_20|scin|hyper_kvasir, or one of them with :PATH"
+	@echo "             ARCHIVE=kriegsmann|ham10000|isic2019|pad_ufes_20|scin|hyper_kvasir, or one of them with :PATH"
 	@echo "             TARGET=one of these, or several separated by commas:"
 	@for about in nbs/papers/*/study.toml; do paper=$$(basename $$(dirname $$about)); awk -v paper=$$paper '\
 		/^\[targets\./ {name = paper "_" substr($$0, 10, length($$0) - 10)} \

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core import configure
-from .archives import Ham10000, HyperKvasir, Isic2019, PadUfes, Scin
+from .archives import Ham10000, HyperKvasir, Isic2019, Kriegsmann, PadUfes, Scin
 from .sources import Folder, Npz, Phantom, PhantomSkin, Source, locate
 
 # %% ../../nbs/data/catalogue.ipynb #c005
 SOURCES = dict(phantom=Phantom, phantom_skin=PhantomSkin, folder=Folder, npz=Npz) | {
-    archive.word: archive for archive in (Ham10000, Isic2019, PadUfes, Scin, HyperKvasir)} # By the word that names them
+    archive.word: archive for archive in (Kriegsmann, Ham10000, Isic2019, PadUfes, Scin, HyperKvasir)} # By the word that names them
 
 # %% ../../nbs/data/catalogue.ipynb #c006
 def find_source(

@@ -313,7 +313,8 @@ def sampling(
 @patch(as_prop=True)
 def pool(self: Study) -> bool:
     "Whether images are set aside as a pool, by the protocol or by the dataset's own split; without one there is no oracle"
-    return self.settings("protocol").pool > 0 or "pool" in set(self.source.open().table.get("split", ()))
+    protocol = self.settings("protocol")
+    return protocol.pool > 0 or protocol.kind == "logex_published" or "pool" in set(self.source.open().table.get("split", ()))
 
 # %% ../../nbs/run/study.ipynb #c025b
 @patch

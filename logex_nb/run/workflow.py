@@ -201,6 +201,15 @@ def _check_split(
     with warnings.catch_warnings(action="ignore"): make_split(data, study.settings("protocol")) # the stage will say them
 
 
+def _without_pool(
+    study: Study, # Its dataset and protocol
+    wanted: list[str], # Targets of this paper; 'all' for everything
+) -> list[str]: # Targets, as they are asked for
+    "What cannot be made because no images are set aside"
+    asked = [name for name, about in study.about["targets"].items() if about.get("pool") and (name in wanted or "all" in wanted and not about.get("alone"))]
+    return [f"{study.paper}_{name}" for name in asked] if asked and not study.pool else []
+
+
 def snakemake_command(
     study: Study, # Paper, profile, dataset and rows
     wanted: list[str], # Targets of this paper; 'all' for everything
@@ -211,6 +220,8 @@ def snakemake_command(
     "How Snakemake is called, after a check of everything that can be checked now"
     _check_profile(study), study.table() # what is wrong with them is said now
     _check_split(study) # and whether the images suffice
+    if "all" not in wanted and (lacking := _without_pool(study, wanted)):
+        raise ValueError(f"{' and '.join(lacking)} need a pool, and {study.name} has none: set `pool` in [protocol] of the profile, or images aside with split=pool in metadata.csv")
     if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
     asked = [int(s) for s in seeds.split(",")]
     if len(set(asked)) < len(asked): raise ValueError(f"seeds are {seeds!r}: give each one once")
@@ -332,6 +343,8 @@ def logex_reproduce(
         commands = {study: snakemake_command(study, names, seeds, cores, plan) for study, names in wanted.items()}
         os.environ.update(_fonts(next(iter(wanted)), plan))
     except (ValueError, OSError) as e: sys.exit(f"error: {e}")
+    for study, names in wanted.items():
+        if lacking := _without_pool(study, names): print(f"left out, as {study.name} has no pool for an oracle: {', '.join(lacking)}")
     for study, command in commands.items(): _reproduce(study, command, cores, plan)
     if plan: return
     for study, names in wanted.items(): print(f"\n{_tables(study, names)}\nEvery stage as a notebook, with its pictures: {study.runs}/**/notebook.ipynb")
