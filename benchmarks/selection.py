@@ -47,7 +47,7 @@ def memory(images=10_000, real=500):
     "GiB at the peak, and CPU seconds, of scoring pixels"
     rng, began = np.random.default_rng(0), time.process_time()
     pixels = lambda n: rng.integers(0, 256, (n, 64, 64, 3), dtype=np.uint8)
-    table = pd.DataFrame(dict(class_id=0, group=np.arange(real).astype(str), part="tail", split="train"))
+    table = pd.DataFrame(dict(image=np.arange(real).astype(str), class_id=0, group=np.arange(real).astype(str), part="tail", split="train"))
     score_set(pixels(images), np.zeros(images, int), Tiles(pixels(real), table, ["a", "b"]), np.zeros((images, 2)), Selection(), 0)
     return dict(peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, cpu_seconds=time.process_time() - began, images=images, real=real)
 
