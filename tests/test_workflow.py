@@ -290,7 +290,7 @@ def test_a_damaged_manifest_is_set_aside(tmp_path, content):
 @pytest.mark.parametrize("suffix", [".npy", ".names.npy"])
 def test_damaged_features_are_computed_again(tmp_path, monkeypatch, suffix):
     said = lambda pooled, net, images, *more: np.repeat(images.reshape(len(images), -1)[:, :1], 3, 1).astype(np.float16)
-    monkeypatch.setattr(frozen, "_in_batches", said), monkeypatch.setattr(frozen, "folded", lambda net: net)
+    monkeypatch.setattr(frozen, "_in_batches", said)
     images, names = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3), np.array([b"a" * 64, b"b" * 64])
     ask = lambda: frozen._compute_missing(SimpleNamespace(pooled=None), images, names, tmp_path, "cpu", False)
     first = ask()[0][1]

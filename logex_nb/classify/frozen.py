@@ -38,28 +38,25 @@ def folded(
 
 # %% ../../nbs/classify/frozen.ipynb #fz09
 def _in_batches(
-    of: Callable[[Tensor], Tensor], # What to keep of a batch `[b, 3, h, h]` in [0, 1]
-    net: ImageClassifier, # Which `of` uses
+    of: Callable[[ImageClassifier, Tensor], Tensor], # What to keep of a batch `[b, 3, h, h]` in [0, 1]
+    net: ImageClassifier, # Left as it is
     images: np.ndarray, # uint8 `[n, h, h, 3]`
-    batch: int, # Images at a time
+    batch: int, # Images at a time, at most
     device: torch.device | str, # Where to compute
     progress: bool, # Show a progress bar
     precision: str, # Of the trunk, one of `core.PRECISIONS`
 ) -> np.ndarray: # float16 `[n, ...]`
-    "`of` every batch, in eval mode; the network is left as it was"
+    "`of` every batch, by a folded copy of the network"
     if images.ndim != 4 or images.shape[1] != images.shape[2]:
         raise ValueError(f"images are {list(images.shape)}: expected squares [n, h, h, 3]; crop them first")
-    home, training, out = net.head.weight.device, net.training, None
-    net.to(device).eval()
-    try:
-        held = hold(images, device)
-        with torch.inference_mode():
-            for ids in tqdm(torch.arange(len(images)).split(batch), "features", disable=not progress):
-                with autocast(device, precision): part = of(fetch(held, ids, device)).half().cpu().numpy()
-                if out is None: out = np.empty((len(images), *part.shape[1:]), part.dtype)
-                out[ids] = part
-                if not np.isfinite(part).all(): raise ValueError("features exceed 65 504, the largest float16")
-    finally: net.to(home).train(training)
+    net, held, out = folded(net).to(device), hold(images, device), None
+    if torch.device(device).type == "cpu": batch = min(batch, 16) # that stays in the cache
+    with torch.inference_mode():
+        for ids in tqdm(torch.arange(len(images)).split(batch), "features", disable=not progress):
+            with autocast(device, precision): part = of(net, fetch(held, ids, device)).half().cpu().numpy()
+            if out is None: out = np.empty((len(images), *part.shape[1:]), part.dtype)
+            out[ids] = part
+            if not np.isfinite(part).all(): raise ValueError("features exceed 65 504, the largest float16")
     return out
 
 # %% ../../nbs/classify/frozen.ipynb #fz10
@@ -73,8 +70,7 @@ def frozen_maps(
     precision: str = "fp32", # Of the trunk, one of `core.PRECISIONS`
 ) -> np.ndarray: # float16 `[n, h', w', d]`
     "The trunk's last feature map of every image"
-    net = folded(net)
-    of = lambda x: net.maps(scaled(x, size)).permute(0, 2, 3, 1)
+    of = lambda net, x: net.maps(scaled(x, size)).permute(0, 2, 3, 1)
     return _in_batches(of, net, images, batch, device, progress, precision)
 
 # %% ../../nbs/classify/frozen.ipynb #fz14
@@ -103,10 +99,10 @@ def frozen_windows(
     precision: str = "fp32", # Of the trunk, one of `core.PRECISIONS`
 ) -> np.ndarray: # float16 `[n, grid * grid, d]`, in the order of `window_corners`
     "The trunk's features of overlapping windows of every image"
-    net, edge = folded(net), images.shape[1]
+    edge = images.shape[1]
     corners, width = window_corners(edge, grid, share), round(edge * share)
     windows = lambda x: (scaled(x[..., top:top + width, left:left + width], size) for top, left in corners)
-    of = lambda x: torch.stack([net.features(window) for window in windows(x)], 1)
+    of = lambda net, x: torch.stack([net.features(window) for window in windows(x)], 1)
     return _in_batches(of, net, images, batch, device, progress, precision)
 
 # %% ../../nbs/classify/frozen.ipynb #fz31
@@ -123,10 +119,13 @@ def orientation(
 
 
 # %% ../../nbs/classify/frozen.ipynb #fr2
+def _pooled(net: ImageClassifier, x: Tensor) -> Tensor: return net.pooled(x)
+
+
 def _what_it_says(net: ImageClassifier) -> str:
     "A digest of the trunk's answer to two images of random pixels"
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    return hashlib.sha256(_in_batches(net.pooled, net, images, 2, "cpu", False, "fp32").tobytes()).hexdigest()[:16]
+    return hashlib.sha256(_in_batches(_pooled, net, images, 2, "cpu", False, "fp32").tobytes()).hexdigest()[:16]
 
 
 def _compute_missing(
@@ -144,8 +143,7 @@ def _compute_missing(
         parts = [found for part in stored if (found := leftover(part.with_suffix(".names.npy"), lambda _: read(part), None)) and found[1] is not None]
         new = ~np.isin(names, np.concatenate([known for known, _ in parts])) if parts else np.full(len(names), True)
         if new.any():
-            quick, batch = folded(net), 16 if torch.device(device).type == "cpu" else 64 # a batch that stays in the cache
-            turned = [_in_batches(quick.pooled, quick, orientation(images[new], k), batch, device, False, "fp32")
+            turned = [_in_batches(_pooled, net, orientation(images[new], k), 64, device, False, "fp32")
                       for k in tqdm(range(8), f"features of {new.sum()} images", disable=not progress)]
             parts.append((names[new], np.stack(turned, 1)))
             for suffix, kept in ((".npy", parts[-1][1]), (".names.npy", parts[-1][0])): # names last: they say that the rest is whole
