@@ -119,7 +119,7 @@ _TISSUES = {
     "nontumor_skin_elastosis_elastosis": "elastosis"} # Folder, and the noun of a prompt
 _SLIPS = {"sebaceous glands": "sebaceousglands", "chondral tissue": "chrondal tissue"} # Nouns of LoGex's prompts
 
-
+# %% ../../nbs/data/archives.ipynb #kr02c
 @dataclass(frozen=True)
 class Kriegsmann(Archive):
     "Tiles of skin tissue, as LoGex used them"
@@ -181,7 +181,6 @@ def _label_file(
     return rows
 
 # %% ../../nbs/data/archives.ipynb #c012
-_DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile/"
 _ISIC = ("NV", "MEL", "BCC", "BKL", "AK", "SCC", "VASC", "DF")
 
 
@@ -191,6 +190,9 @@ def _isic_classes(archive: Archive, name: str) -> pd.Series: # Class by image
     if (odd := truth.sum(axis=1) != 1).any():
         raise ValueError(f"image {truth.index[odd][0]!r} of {archive.name} has {int(truth[odd].sum(axis=1).iloc[0])} classes in {name}: each has exactly one")
     return truth.idxmax(axis=1)
+
+# %% ../../nbs/data/archives.ipynb #c012h
+_DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile/"
 
 
 @dataclass(frozen=True)
@@ -400,14 +402,16 @@ def unpack(
         raise ValueError(f"cannot unpack {archive}: {error}; remove it and repeat") from error
     finally: shutil.rmtree(part, ignore_errors=True)
 
-
-def _told_size(remote: Remote, otherwise: str) -> str:
-    "Size of a file as its server tells it"
+# %% ../../nbs/data/archives.ipynb #c039f
+def _offer(remote: Remote, there: Path, otherwise: str) -> str: # A line; `otherwise` is its size if its server does not tell it
+    "What a download would bring"
+    if there.exists(): return f"{remote.name}: is there, in {there}"
     try:
         answer = requests.head(remote.url, headers={"Accept-Encoding": "identity"}, allow_redirects=True, timeout=20)
         answer.raise_for_status()
-        return f"{int(answer.headers['Content-Length']) / 1e6:.1f} MB"
-    except (requests.RequestException, KeyError, ValueError): return otherwise
+        size = f"{int(answer.headers['Content-Length']) / 1e6:.1f} MB"
+    except (requests.RequestException, KeyError, ValueError): size = otherwise
+    return f"{remote.name}: {size} from {remote.url}, {remote.checksum or 'with a checksum that has to be given'}"
 
 
 @patch
@@ -423,10 +427,8 @@ def fetch(
     for remote in (replace(r, checksum=r.checksum or (checksums or {}).get(r.name, "")) for r in self.remotes):
         file = self.folder / remote.name
         there = file.with_suffix("") if file.suffix == ".zip" else file
-        if there.exists() or dry:
-            if dry: tqdm.write(f"{remote.name}: " + (f"is there, in {there}" if there.exists() else f"{_told_size(remote, self.size)} from {remote.url}, "
-                                                     f"{remote.checksum or 'with a checksum that has to be given'}"))
-            continue
+        if dry: tqdm.write(_offer(remote, there, self.size))
+        if dry or there.exists(): continue
         if not remote.checksum: raise ValueError(f"no checksum of {remote.name} is known here: {self.by_hand}")
         download(remote, self.folder)
         if file.suffix == ".zip":
