@@ -27,7 +27,7 @@ class Filling:
     gammas: tuple[float, ...] = (.2, .3, .4, .5, .6) # Shares of the painted images among which validation chooses
     source: str = "same" # Whose photographs: of the 'same' class, or of 'any'
     mask: str = "lesion" # What is painted anew: the 'lesion', or the 'whole' image
-    varied: float = .5 # Share of masks that are turned, scaled and shifted
+    varied: float = .5 # Share of masks that grow by a copy that is turned, scaled and shifted
 
     def __post_init__(self):
         for name, choices in dict(source=("same", "any"), mask=("lesion", "whole")).items():
@@ -60,7 +60,7 @@ def plan_paintings(
         rows = rng.permutation(np.flatnonzero(ids == c) if config.source == "same" else len(ids))
         for k, row in enumerate(np.resize(rows, int(np.ceil(wanted / min(config.gammas))))):
             mask, start = np.asarray(train.masks[row]), int(rng.choice(np.flatnonzero(ids == c)))
-            mask = mask | True if config.mask == "whole" else dilated(varied(mask, rng) if rng.random() < config.varied else mask)
+            mask = mask | True if config.mask == "whole" else dilated(mask | varied(mask, rng) if rng.random() < config.varied else mask)
             found.append(Painting(train.classes[c], k, str(train.table.image.iloc[row]), int(row), start, mask, child_seed(seed, "painting", c, k)))
     return found
 
