@@ -156,5 +156,5 @@ def if_recorded(
 ) -> object: # What it makes; a note where a number or a file is not recorded
     "What a page shows of the recorded results"
     try: made = make()
-    except (FileNotFoundError, KeyError, ValueError) as error: return Markdown(f"*Not recorded in this copy: {error}*")
+    except (FileNotFoundError, KeyError, ValueError) as error: return Markdown("*Not recorded in this copy: " + str(error).replace(f"{repo_root()}/", "") + "*")
     return Markdown(made) if isinstance(made, str) else made
