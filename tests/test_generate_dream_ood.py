@@ -20,7 +20,7 @@ from logex_nb.generate.dream_ood import dream, encode_replaced
 from logex_nb.generate.guidance import make_starts
 from logex_nb.generate.manifest import generate_folder
 from logex_nb.generate.outliers import (
-    AnchorHead, DreamOod, anchors, find_outliers, noun_position, outliers, train_encoder)
+    AnchorHead, DreamOod, anchor_tokens, anchors, find_outliers, outliers, train_encoder)
 from logex_nb.generate.pipeline import encode_prompts, load_pipeline, tiny
 
 NOUNS = ["hair follicle", "nerves", "squamous cell carcinoma"]
@@ -48,6 +48,18 @@ def setting(pipe):
     encoder.head = AnchorHead(16, words)
     found = {n: F.normalize(w + .1 * torch.randn(4, 16)) * w.norm() for n, w in zip(NOUNS, words)}
     return encoder, found
+
+
+def places(pipe): return dict(zip(NOUNS, (place for place, _ in anchor_tokens(pipe, NOUNS, TEMPLATE))))
+
+
+def test_names_that_begin_alike_have_anchors_of_their_own(pipe):
+    "The later one takes a token further on, and that one is replaced"
+    mini, names = load_pipeline("mini"), ["bkl", "bcc", "benign keratosis", "benign naevus"]
+    found = anchor_tokens(mini, names)
+    assert len({token for _, token in found}) == 4 and found[1][0] > found[0][0]
+    words, texts = anchors(mini, names), [DreamOod.prompt.format(noun=n) for n in names]
+    assert torch.equal(encode_replaced(mini, texts, [place for place, _ in found], words), encode_prompts(mini, texts))
 
 
 def test_outliers_are_those_of_the_published_steps():
@@ -79,22 +91,22 @@ def test_the_shipped_pipeline_spells_names_and_takes_an_outlier():
     names = ["melanoma", "squamous cell carcinoma", "hair follicle", "nerves"]
     words, texts = anchors(mini, names, prompt), [prompt.format(noun=n) for n in names]
     assert max(len(mini.tokenizer.tokenize(n)) for n in names) > 3
-    assert torch.equal(encode_replaced(mini, texts, noun_position(mini, prompt), words), encode_prompts(mini, texts))
+    assert torch.equal(encode_replaced(mini, texts, [place for place, _ in anchor_tokens(mini, names, prompt)], words), encode_prompts(mini, texts))
 
 
 def test_the_hook_is_gone_after_an_error(pipe, monkeypatch):
     before = encode_prompts(pipe, ["an image"])
     with monkeypatch.context() as m:
         m.setattr(dream_ood, "encode_prompts", lambda *a: 1 / 0)
-        with pytest.raises(ZeroDivisionError): encode_replaced(pipe, ["an image"], 1, torch.ones(1, 16))
+        with pytest.raises(ZeroDivisionError): encode_replaced(pipe, ["an image"], [1], torch.ones(1, 16))
     assert torch.equal(encode_prompts(pipe, ["an image"]), before)
 
 
 def test_a_token_that_occurs_twice_is_replaced_once(pipe):
     "Where the original's edit of the table would reach both"
     prompt, word = "nerves beside the {noun}", anchors(pipe, ["nerves"], "nerves beside the {noun}")
-    at = noun_position(pipe, prompt)
-    changed = encode_replaced(pipe, [prompt.format(noun="nerves")], at, -word)
+    at = anchor_tokens(pipe, ["nerves"], prompt)[0][0]
+    changed = encode_replaced(pipe, [prompt.format(noun="nerves")], [at], -word)
     assert torch.allclose(changed[:, :at], encode_prompts(pipe, [prompt.format(noun="nerves")])[:, :at], atol=1e-6)
 
 
@@ -102,14 +114,14 @@ def test_a_token_that_occurs_twice_is_replaced_once(pipe):
 def test_images_do_not_depend_on_the_batch(pipe, batch):
     encoder, found = setting(pipe)
     starts = make_starts(PROMPTS, IDS, CONFIG)
-    draw = lambda starts, n: {g.start: g.image.astype(int) for g in dream(pipe, encoder, starts, replace(CONFIG, batch=n), found)}
+    draw = lambda starts, n: {g.start: g.image.astype(int) for g in dream(pipe, encoder, starts, replace(CONFIG, batch=n), found, places(pipe))}
     whole, other = draw(starts, 3), draw(starts[::-1], batch)
     assert max(np.abs(whole[s] - other[s]).max() for s in starts) <= 1
 
 
 def test_seeds_choose_noise_and_outlier(pipe):
     encoder, found = setting(pipe)
-    first = lambda config: next(dream(pipe, encoder, make_starts(PROMPTS, IDS, config), config, found))
+    first = lambda config: next(dream(pipe, encoder, make_starts(PROMPTS, IDS, config), config, found, places(pipe)))
     a, b = first(CONFIG), first(replace(CONFIG, seed=1))
     assert a.start.seed != b.start.seed and (a.unguided != b.unguided).any()
     assert np.array_equal(first(CONFIG).image, a.image)
@@ -117,7 +129,7 @@ def test_seeds_choose_noise_and_outlier(pipe):
 
 def test_another_encoder_makes_other_images(pipe, tmp_path):
     encoder, found = setting(pipe)
-    fill = lambda encoder, **more: generate_folder(pipe, encoder, PROMPTS, IDS, CONFIG, tmp_path, progress=False, make=partial(dream, found=found), **more)
+    fill = lambda encoder, **more: generate_folder(pipe, encoder, PROMPTS, IDS, CONFIG, tmp_path, progress=False, make=partial(dream, found=found, places=places(pipe)), **more)
     made = fill(encoder)
     with torch.no_grad(): encoder.head.weight += 1
     with pytest.raises(ValueError, match="weights"): fill(encoder)

@@ -16,7 +16,7 @@ from ..classify.backbones import ImageClassifier
 from ..core import autocast, child_seed
 from .batching import Start, computing_seconds
 from .guidance import Guided, confidence
-from .outliers import DreamOod, noun_position
+from .outliers import DreamOod
 from .pipeline import StableDiffusionPipeline, decode_latents, encode_prompts
 from .sampler import clean_latents
 
@@ -24,16 +24,16 @@ from .sampler import clean_latents
 def encode_replaced(
     pipe: StableDiffusionPipeline, # Its tokenizer and text encoder are used
     prompts: Sequence[str], # `n` texts
-    position: int, # Of the token to replace, from `noun_position`
+    places: Sequence[int], # Of the token to replace in each, from `anchor_tokens` `[n]`
     vectors: Tensor, # What takes its place `[n, width]`
 ) -> Tensor: # Prompt embeddings `[n, length, width]`
     "`encode_prompts` with one token embedding of each prompt replaced (Du et al. 2023, section 3.2)"
-    if vectors.shape[0] != len(prompts):
-        raise ValueError(f"{len(vectors)} vectors for {len(prompts)} prompts: give one for each")
+    if not len(vectors) == len(places) == len(prompts):
+        raise ValueError(f"{len(vectors)} vectors and {len(places)} places for {len(prompts)} prompts: give one for each")
 
     def swap(module, inputs, embeddings):
         changed = embeddings.clone()
-        changed[:, position] = vectors.to(embeddings)
+        changed[range(len(places)), list(places)] = vectors.to(embeddings)
         return changed
 
     hook = pipe.text_encoder.get_input_embeddings().register_forward_hook(swap)
@@ -74,9 +74,10 @@ def dream(
     starts: Iterable[Start], # Images to make
     config: DreamOod, # How
     found: dict[str, Tensor], # Outliers by class, from `find_outliers` `[m, width]`
+    places: dict[str, int], # Of the anchor in the prompt, by class, from `anchor_tokens`
 ) -> Iterator[Guided]: # Each with its word's own image as the unguided one
     "Images of outliers, and of the words that they replace (Du et al. 2023)"
-    starts, at = list(starts), noun_position(pipe, config.prompt)
+    starts = list(starts)
     if unknown := sorted({s.name for s in starts} - set(found)):
         raise ValueError(f"no outliers of {unknown}: known are {sorted(found)}")
     for part in (starts[i:i + config.batch] for i in range(0, len(starts), config.batch)):
@@ -84,7 +85,7 @@ def dream(
         texts, rows = [s.prompt for s in full], [Guided(s) for s in part]
         wanted = torch.stack([_chosen(found, s, config.seed) for s in full])
         targets = torch.tensor([s.target for s in full], device=encoder.head.weight.device)
-        for cond in (encode_prompts(pipe, texts), encode_replaced(pipe, texts, at, wanted)):
+        for cond in (encode_prompts(pipe, texts), encode_replaced(pipe, texts, [places[s.name] for s in full], wanted)):
             images = _draw(pipe, full, cond, config)
             pictures = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
             with torch.inference_mode(): p = confidence(encoder(images), targets).tolist()
