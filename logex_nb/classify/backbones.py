@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import atomic, fingerprint, write_json
+from ..data.sources import locate
 
 # %% ../../nbs/classify/backbones.ipynb #c008
 _LITE = dict(layer_type="inverted", depths=[1, 2, 2, 3, 3, 4, 1], embedding_size=32,
@@ -310,7 +311,7 @@ def build_backbone(
     levels: str = "last", # Maps whose means are features: of the 'last' stage, or of 'all'
 ) -> ImageClassifier: # On the CPU, in training mode, with a fresh head
     "A new classifier, ready for training"
-    if name not in SIZES and "/" not in name and not Path(name).is_dir():
+    if name not in SIZES and "/" not in name and not locate(name).is_dir():
         raise ValueError(f"no backbone {name!r}: choose from {list(SIZES)}, a hub id or a folder")
     source = weights or (None if name in SIZES else name)
     config = _config(SIZES[name]) if name in SIZES else None

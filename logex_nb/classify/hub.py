@@ -17,6 +17,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import cached_file
 
+from ..data.sources import locate
+
 # %% ../../nbs/classify/hub.ipynb #c005
 class HubBody(nn.Module):
     "A vision model of transformers that gives a feature map"
@@ -73,12 +75,13 @@ def open_body(
     source: str | Path, # Hub id, or folder with config.json and model.safetensors
 ) -> ResNetModel | HubBody: # With its weights; a ResNet is as wanted already
     "A trained body, or an error that says why there is none"
+    if locate(source).is_dir(): source = locate(source)
     try:
         model, report = AutoModel.from_pretrained(source, output_loading_info=True, use_safetensors=True)
         about = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"no weights at {str(source)!r}: give a folder with config.json and model.safetensors, "
-                                "or a hub id such as 'microsoft/resnet-50'; 'imagenet' is for 'lite0'") from error
+                                "or with a network a hub id such as 'microsoft/resnet-50'; 'imagenet' is for 'lite0'") from error
     if lacking := [key for key in report["missing_keys"] if not key.startswith("pooler.")]:
         raise ValueError(f"weights at {str(source)!r} lack {len(lacking)} tensors: {lacking[:2]}")
     if isinstance(model, ResNetModel): return model

@@ -28,7 +28,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers import logging as transformers_logging
 
 from ..core import sha256
-from ..data.sources import resized
+from ..data.sources import locate, resized
 
 # %% ../../nbs/generate/pipeline.ipynb #0be6e67a
 class _Harmless(logging.Filter):
@@ -168,9 +168,9 @@ def _pipeline_folder(
     source: str | Path, # `"mini"`, a folder, or a hub id such as `CompVis/stable-diffusion-v1-4`
 ) -> str: # What `from_pretrained` takes
     "Resolve `source`, checking a local folder before anything is loaded from it"
-    folder = Path(str(files("logex_nb") / "assets" / "mini")) if str(source) == "mini" else Path(source)
+    folder = Path(str(files("logex_nb") / "assets" / "mini")) if str(source) == "mini" else locate(source)
     if not folder.is_dir():
-        if folder.is_absolute() or str(source).count("/") != 1:
+        if Path(source).is_absolute() or str(source).count("/") != 1:
             raise FileNotFoundError(f"no pipeline at {source}: give 'mini', a folder in the layout of diffusers, or a hub id 'owner/name'")
         return str(source)
     missing = [p for p in ("unet", "vae", "text_encoder", "tokenizer") if not (folder / p).is_dir()]
@@ -220,9 +220,14 @@ def load_pipeline(
     local = Path(where).is_dir()
     with _without_bars() if local else nullcontext(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch_dtype` is deprecated") # its new name is unknown to older versions
-        pipe = StableDiffusionPipeline.from_pretrained(
-            where, torch_dtype=dtype, safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False, use_safetensors=True)
+        try:
+            pipe = StableDiffusionPipeline.from_pretrained(
+                where, torch_dtype=dtype, safety_checker=None, feature_extractor=None,
+                requires_safety_checker=False, use_safetensors=True)
+        except OSError as error:
+            if local: raise
+            raise FileNotFoundError(f"{source} is not on this machine and could not be had: with a network it comes by itself; without one, "
+                                    "bring model_index.json and its folders unet, vae, text_encoder, tokenizer and scheduler, and give that folder instead") from error
     _check_parts(pipe, source, inpaints)
     pipe.scheduler = ddim_scheduler()
     for part in (pipe.unet, pipe.vae, pipe.text_encoder): part.eval().requires_grad_(False)
