@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test reproduce plan lab docs readme prose export clean
+.PHONY: help setup demo test reproduce plan rehearse lab docs readme prose export clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ reproduce: $(READY) ## PROFILE= DATASET= TARGET= SEEDS=: a table or figure and w
 
 plan: $(READY) ## what `make reproduce` would run, with the same settings
 	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --rows "$(ROWS)" --set "$(SET)" --plan
+
+rehearse: $(READY) ## every stage of the published size, with narrow random networks, in some minutes
+	@logex_rehearse --cores $(CORES)
 
 lab: $(READY) ## JupyterLab on the notebooks
 	@jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root)
