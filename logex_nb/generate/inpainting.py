@@ -253,9 +253,6 @@ def _oval(size: int, generator: torch.Generator) -> np.ndarray:
     mask[rows, columns] = True
     return mask if mask.any() else ~mask
 
-
-
-
 # %% ../../nbs/generate/inpainting.ipynb #c016c
 def train_painter(
     painter: Painter, # From `new_painter`; trained in place
@@ -339,14 +336,14 @@ def paint_folder(
     counts = {name: 1 + max(p.index for p in paintings if p.name == name) for name in dict.fromkeys(p.name for p in paintings)}
     settings = asdict(config) | ({"code": code} if code else {}) | dict(prompts=dict.fromkeys(counts, ""), counts=counts, classes=painter.classes, weights=fingerprint(painter.pipe.unet, painter.pipe.vae, painter.tokens))
 
-    def draw(todo):
-        for first in range(0, len(todo), config.batch):
-            some, began = [of[k] for k in todo[first:first + config.batch]], time.process_time()
+    def draw(todo, batch):
+        for first in range(0, len(todo), batch):
+            some, began = [of[k] for k in todo[first:first + batch]], time.process_time()
             made = paint(painter, images[[p.row for p in some]], np.stack([p.mask for p in some]), [painter.classes.index(p.name) for p in some], [p.seed for p in some],
-                         images[[p.start for p in some]], steps=config.num_inference_steps, scale=config.guidance_scale, feather=config.feather, batch=config.batch, precision=config.precision, progress=False)
+                         images[[p.start for p in some]], steps=config.num_inference_steps, scale=config.guidance_scale, feather=config.feather, batch=batch, precision=config.precision, progress=False)
             seconds = round((time.process_time() - began) / len(some), 2)
             for p, image in zip(some, made):
                 about = {"class": p.name, "index": p.index, "seed": p.seed, "method": "inpainting", "seconds": seconds, "source": p.source, "mask": sha256(np.packbits(p.mask).tobytes())[:16]}
                 yield about, dict(painted=image)
 
-    return fill_folder(folder, settings, list(of), draw, stale, progress, "painted images")
+    return fill_folder(folder, settings, list(of), draw, config.batch, stale, progress, "painted images")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
@@ -158,12 +159,36 @@ def _write_lines(
         writer = csv.DictWriter(f, _columns(rows[0]), lineterminator="\n")
         writer.writeheader(), writer.writerows(rows)
 
+# %% ../../nbs/generate/manifest.ipynb #oom1
+def _within_memory(
+    draw: Callable[[list[tuple[str, int]], int], Iterator[tuple[dict[str, object], dict[str, np.ndarray]]]], # As `fill_folder` takes it
+    todo: list[tuple[str, int]], # Class and number of each image
+    batch: int, # Images at a time, at most
+    folder: Path, # Its `settings.json` says how many it were in the end
+) -> Iterator[tuple[dict[str, object], dict[str, np.ndarray]]]:
+    "What `draw` yields, with half the batch each time that memory does not suffice"
+    todo = list(todo)
+    while batch:
+        try:
+            with closing(draw(list(todo), batch)) as images:
+                for about, pictures in images:
+                    todo.remove((about["class"], about["index"]))
+                    yield about, pictures
+            return
+        except torch.OutOfMemoryError:
+            if batch == 1: raise
+        batch //= 2 # here, as the error holds what did not fit until it is forgotten
+        torch.cuda.empty_cache()
+        tqdm.write(f"for lack of memory, {batch} at a time instead of {2 * batch}")
+        write_json(folder / "settings.json", json.loads((folder / "settings.json").read_text()) | dict(batch=batch))
+
 # %% ../../nbs/generate/manifest.ipynb #fl01
 def fill_folder(
     folder: Path | str, # Where to; what is there already is kept
     settings: dict[str, object], # What shapes the images
     wanted: Sequence[tuple[str, int]], # Class and number of each image
-    draw: Callable[[list[tuple[str, int]]], Iterator[tuple[dict[str, object], dict[str, np.ndarray]]]], # From those that lack, what is known of each and its pictures, in any order
+    draw: Callable[[list[tuple[str, int]], int], Iterator[tuple[dict[str, object], dict[str, np.ndarray]]]], # From those that lack and a batch size, what is known of each and its pictures, in any order
+    batch: int, # Images at a time; half of it where memory does not suffice
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or put them `aside`
     progress: bool = True, # Show a progress bar
     desc: str = "images", # Beside the bar
@@ -174,7 +199,7 @@ def fill_folder(
     done = _kept_lines(folder)
     _write_lines(folder / "manifest.csv", list(done.values()))
     todo, means, began = [k for k in wanted if k not in done], np.zeros(2), time.time()
-    with closing(draw(todo)) as images:
+    with closing(_within_memory(draw, todo, batch, folder)) as images:
         bar = tqdm(images, desc, total=len(wanted), initial=len(wanted) - len(todo), unit="image", disable=not progress)
         for n, (about, pictures) in enumerate(bar, 1):
             _append_line(folder / "manifest.csv", row := _saved(folder, about, pictures))
@@ -210,13 +235,13 @@ def generate_folder(
         raise ValueError(f"two of the classes {sorted(prompts)} would share a folder: rename one")
     weights = fingerprint(pipe.unet, pipe.vae, pipe.text_encoder, classifier)
     made_of = asdict(config) | ({"code": code} if code else {}) | dict(prompts=prompts, class_ids=class_ids, weights=weights)
-    config, of = replace(config, batch=min(config.batch, len(starts))), {(s.name, s.index): s for s in starts}
+    of = {(s.name, s.index): s for s in starts}
 
-    def draw(todo):
-        with closing(shared(make, pipe, classifier, [of[k] for k in todo], config, min(helpers, len(todo) // (4 * config.batch)))) as images:
+    def draw(todo, batch):
+        with closing(shared(make, pipe, classifier, [of[k] for k in todo], replace(config, batch=batch), min(helpers, len(todo) // (4 * batch)))) as images:
             for found in images: yield _guided(found, config.method)
 
-    return fill_folder(folder, made_of, list(of), draw, stale, progress, "guided images")
+    return fill_folder(folder, made_of, list(of), draw, min(config.batch, len(starts)), stale, progress, "guided images")
 
 # %% ../../nbs/generate/manifest.ipynb #jn02
 def join_folders(
