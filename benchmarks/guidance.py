@@ -1,11 +1,11 @@
 """Guidance in batches against one image at a time, and its peak memory with and without checkpointing.
 
     nice -n 10 python benchmarks/guidance.py            # writes results/benchmarks/guidance.json
-    nice -n 10 python benchmarks/guidance.py --sd14     # adds memory at the size of Stable Diffusion 1.4
 
 The arms make the same images with the same settings in one process and take turns. On a CPU, images per
 minute are of CPU seconds, so that other processes count little. Memory is measured in a process of its own
-per arm, above what the loaded networks need: peak resident memory, or torch's peak allocation on a GPU.
+per arm, above what the loaded networks need: peak resident memory, or torch's peak allocation on a GPU. `gpu.py`
+measures both at the size of Stable Diffusion 1.4.
 """
 import argparse
 import json
@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from logex_nb.classify.backbones import build_backbone
 from logex_nb.core import environment, repo_root, write_json
 from logex_nb.generate.guidance import Guidance, guide, make_starts
-from logex_nb.generate.pipeline import build_pipeline, clip_tokenizer, ddim_scheduler, load_pipeline
+from logex_nb.generate.pipeline import build_pipeline, clip_tokenizer, ddim_scheduler, load_pipeline, tiny
 
 PROMPTS = {f"class {i}": f"a microscope image of class {i}" for i in range(4)}
 IDS = {name: i for i, name in enumerate(PROMPTS)}
@@ -35,9 +35,8 @@ EVEN = Guidance(num_inference_steps=10, guidance_steps=2, stop=1., classifier_si
 def sd14_shaped():
     "Random weights in the shapes of Stable Diffusion 1.4"
     tokenizer = clip_tokenizer(list(PROMPTS.values()), length=77)
-    ids = dict(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
-               eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    text = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+    ids = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    text = CLIPTextModel(CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
                                         num_attention_heads=12, **ids))
     vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
                         down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
@@ -50,8 +49,12 @@ def sd14_shaped():
 
 def networks(size, source, device):
     "Generator and classifier, frozen"
-    if size == "sd14": pipe, net = sd14_shaped(), build_backbone("50", 16)
-    else: pipe, net = load_pipeline(source) if source else build_pipeline(list(PROMPTS.values())), build_backbone("18", 16)
+    if size == "mini": pipe, net = load_pipeline(source) if source else build_pipeline(list(PROMPTS.values())), build_backbone("18", 16)
+    else:
+        with torch.device(device): # random weights are drawn where they stay
+            pipe, net = ((sd14_shaped(), build_backbone("50", 16)) if size == "sd14"
+                         else (tiny(list(PROMPTS.values()), image_size=64), build_backbone("tiny", 16)))
+        pipe.scheduler = ddim_scheduler() # its tables stay with the CPU
     for part in (pipe.unet, pipe.vae, pipe.text_encoder, net): part.eval().requires_grad_(False).to(device)
     return pipe, net
 
@@ -92,21 +95,20 @@ def peak(device):
 
 def memory_here(args):
     "Peak of one arm above the loaded networks, in this process"
-    pipe, net = networks(args.memory, args.source, args.device)
+    pipe, net = networks("mini", args.source, args.device)
     config = replace(EVEN, num_inference_steps=args.steps, guidance_steps=1, batch=args.batch, per_class=1,
-                     checkpointing=args.checkpointing, loss_steps=min(3, args.steps),
-                     classifier_size=256 if args.memory == "sd14" else 0)
+                     checkpointing=args.checkpointing, loss_steps=min(3, args.steps))
     before = peak(args.device)
     starts = make_starts(PROMPTS, IDS, replace(config, per_class=-(-args.batch // 4)))[:args.batch]
     for _ in guide(pipe, net, starts, config): pass
     return dict(networks_gib=round(before, 2), guidance_gib=round(peak(args.device) - before, 2))
 
 
-def memory(args, size, batch, steps):
+def memory(args, batch, steps):
     "Both arms, each in a process of its own"
-    found = dict(size=size, batch=batch, steps=steps)
+    found = dict(size="mini", batch=batch, steps=steps)
     for name, flag in dict(kept=[], checkpointed=["--checkpointing"]).items():
-        command = [sys.executable, __file__, "--memory", size, "--batch", str(batch), "--steps", str(steps),
+        command = [sys.executable, __file__, "--memory", "--batch", str(batch), "--steps", str(steps),
                    "--source", args.source, "--device", args.device, *flag]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         found[name] = json.loads(out.splitlines()[-1])
@@ -122,9 +124,8 @@ def main():
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16], help="slots; 1 comes first")
     parser.add_argument("--images", type=int, default=16, help="images per arm and round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sd14", action="store_true", help="memory at the size of Stable Diffusion 1.4 too")
     parser.add_argument("--out", default=str(repo_root() / "results" / "benchmarks" / "guidance.json"))
-    parser.add_argument("--memory", choices=["mini", "sd14"], help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--checkpointing", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=8, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=20, help=argparse.SUPPRESS)
@@ -134,9 +135,7 @@ def main():
                   source=args.source or "mini architecture, random weights", device=args.device,
                   clock="wall" if args.device == "cuda" else "CPU", threads=torch.get_num_threads(),
                   load=[round(x, 1) for x in os.getloadavg()])
-    record["memory"] = [memory(args, "mini", 8, steps) for steps in (10, 20)]
-    if args.sd14:
-        for steps in (2, 1) if args.device == "cpu" else (20, 4): record["memory"].append(memory(args, "sd14", 1, steps))
+    record["memory"] = [memory(args, 8, steps) for steps in (10, 20)]
     record["speed"] = speed(args.source, args.device, args.batches, args.images, args.rounds)
     write_json(args.out, record | dict(environment=environment()))
     print(json.dumps(record["speed"], indent=1))

@@ -56,9 +56,8 @@ def measure(arms, rounds, device):
     return {name: median(s) for name, s in seconds.items()}
 
 
-def setting(pipe, images, prompts, config, rounds):
-    "One row of the record"
-    device = pipe.unet.device.type
+def ways(pipe, images, prompts, config):
+    "What is compared: by name, a function of the number of the step"
     encoded = encode_once(pipe, images, prompts, config)
     one_pass = replace(config, batch=config.batch * config.accumulation, accumulation=1)
     optimizer = torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], config.lr)
@@ -72,7 +71,12 @@ def setting(pipe, images, prompts, config, rounds):
                 cached=lambda s: step(noised_batch(encoded, pipe.scheduler, config, 0, s), config))
     if one_pass != config:
         arms["cached_one_pass"] = lambda s: step(noised_batch(encoded, pipe.scheduler, one_pass, 0, s), one_pass)
-    s = measure(arms, rounds, device)
+    return arms
+
+
+def setting(pipe, images, prompts, config, rounds):
+    "One row of the record"
+    s = measure(ways(pipe, images, prompts, config), rounds, pipe.unet.device.type)
     ratios = {f"{k}_over_encoding": round(s["encoding"] / v, 2) for k, v in s.items() if k != "encoding"}
     return dict(batch=config.batch, accumulation=config.accumulation, precision=config.precision,
                 milliseconds={k: round(1e3 * v, 1) for k, v in s.items()}, **ratios)

@@ -1,17 +1,14 @@
 """Guidance here against the published procedure written out plainly, and against its cheap rivals.
 
-    python benchmarks/published.py                              # writes results/benchmarks/published.json
-    python benchmarks/published.py --size sd14 --device cuda    # random weights at the size of Stable Diffusion 1.4
+    python benchmarks/published.py     # writes results/benchmarks/published.json
 
 The plain arm is what the published code does, in 32 bits and one image at a time: the chain of diffusers' scheduler,
 every step and every decoding computed again on the way back, one more decoding to look at, torch's Adam. It ends an
 image at the stop rule, as that code does; `plain, no stop` spends all updates on every image, as DiG-IN does.
 All arms guide the same start latents with the same classifier and settings, in one process, and take turns. Ratios
 are of seconds within a round. On a CPU, seconds are CPU seconds, so that other processes count little. Memory is
-measured in a process of its own per arm, above what the loaded networks need, as in `guidance.py`.
-
-At the size of Stable Diffusion 1.4 nothing is learned, so no image stops, and the share of the device's measured
-bf16 matrix rate that guidance reaches is added. Operations are counted on shapes, without those computed twice.
+measured in a process of its own per arm, above what the loaded networks need, as in `guidance.py`. `gpu.py` compares
+both at the size of Stable Diffusion 1.4.
 """
 import argparse
 import json
@@ -20,27 +17,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from statistics import mean, median
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from guidance import networks, peak
+from guidance import peak
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
 from logex_nb.classify.backbones import build_backbone, load_classifier
 from logex_nb.classify.training import Training, train
 from logex_nb.core import environment, repo_root, write_json
 from logex_nb.data.tiles import load_tiles
 from logex_nb.generate.batching import frozen
-from logex_nb.generate.guidance import Guidance, evaluate, guide, make_starts, resize
+from logex_nb.generate.guidance import Guidance, guide, make_starts, resize
 from logex_nb.generate.lora import load_lora
 from logex_nb.generate.pipeline import decode_latents, encode_prompts, load_pipeline, tiny
-from logex_nb.generate.sampler import clean_latents
 from logex_nb.phantom.histology import tile
 from logex_nb.run.study import Study
 
@@ -96,12 +89,10 @@ def setup(args):
     "Generator, classifier, prompts, class ids, settings, and what they are in words"
     classes = {f"class {i}": f"a microscope image of class {i}" for i in range(4)}
     ids = {name: i for i, name in enumerate(classes)}
-    if args.size != "mini":
-        pipe, net = ((tiny(list(classes.values())), build_backbone("small", 16)) if args.size == "tiny"
-                     else networks("sd14", "", args.device))
-        config = Guidance(guidance_steps=args.updates, classifier_size=0 if args.size == "tiny" else 256, stop=1.,
-                          num_inference_steps=args.steps)
-        words = f"random weights, {args.size}"
+    if args.size == "tiny":
+        pipe, net = tiny(list(classes.values())), build_backbone("small", 16)
+        config = Guidance(guidance_steps=args.updates, classifier_size=0, stop=1., num_inference_steps=args.steps)
+        words = "random weights, tiny"
     elif (STUDY.runs / "classifier/auxiliary/seed0/record.json").exists():
         config, tiles = STUDY.settings("guidance"), load_tiles(STUDY.runs / "data")
         ids = {tiles.classes[i]: i for i in tiles.tail_ids}
@@ -160,39 +151,6 @@ def clocked(device, f, *args):
     found = f(*args)
     wait()
     return found, clock() - began
-
-
-def matmul_rate(device, n):
-    "bf16 operations per second of one large matrix product, the best of ten"
-    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-    wall = lambda: clocked("cuda" if device == "cuda" else "cpu", torch.matmul, a, b)[1]
-    return 2 * n**3 / min(wall() for _ in range(10))
-
-
-def operations(pipe, net, config, updates):
-    "Of one image with so many updates, counted on the meta device: forward and backward, nothing twice"
-    unet, length = pipe.unet.config, pipe.tokenizer.model_max_length
-    leaf = lambda *shape: torch.empty(1, *shape, device="meta", requires_grad=True)
-
-    def count(steps, backward):
-        text = lambda: leaf(steps, length, unet.cross_attention_dim)
-        leaves = [leaf(unet.in_channels, unet.sample_size, unet.sample_size), text(), text()]
-        one = replace(config, num_inference_steps=steps, loss_steps=1, gradient_steps=0, checkpointing=False,
-                      precision="fp32")
-        with FlopCounterMode(display=False) as counter, patch("torch.autocast", lambda *_, **__: nullcontext()):
-            clean = clean_latents(pipe, *leaves)
-            chain = counter.get_total_flops()
-            seen = evaluate(pipe, net, clean, torch.zeros(1, dtype=torch.long), one)
-            ahead = counter.get_total_flops()
-            if backward: torch.autograd.grad(seen.loss.sum(), leaves)
-            return chain, ahead, counter.get_total_flops()
-
-    for part in (pipe.unet, pipe.vae, net): part.to("meta")
-    (chain, ahead, both), (_, _, two) = count(1, True), count(2, True)
-    step, look = chain, ahead - chain
-    forward = config.num_inference_steps * step + config.loss_steps * look
-    step_both = two - both
-    return updates * (config.num_inference_steps * step_both + config.loss_steps * (both - step_both)) + forward
 
 
 def speed(args, pipe, net, classes, ids, config):
@@ -277,7 +235,7 @@ def memory(args):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=["mini", "sd14", "tiny"], default="mini",
+    parser.add_argument("--size", choices=["mini", "tiny"], default="mini",
                         help="tiny only shows that the script runs")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=16, help="images per arm and round")
@@ -285,8 +243,8 @@ def main(argv=None):
                         help="images per round for `plain, no stop`, whose cost is the same for each; 0 takes all")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8, help="images at a time")
-    parser.add_argument("--steps", type=int, default=20, help="DDIM steps, for random weights")
-    parser.add_argument("--updates", type=int, default=2, help="updates, for random weights")
+    parser.add_argument("--steps", type=int, default=20, help="DDIM steps, if tiny")
+    parser.add_argument("--updates", type=int, default=2, help="updates, if tiny")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--out", default=str(repo_root() / "results" / "benchmarks" / "published.json"))
     parser.add_argument("--memory", help=argparse.SUPPRESS)
@@ -301,19 +259,9 @@ def main(argv=None):
     record["memory"] = memory(args)
     record["arms"], rounds = speed(args, pipe, net, classes, ids, config)
     if {"plain", "here, batched"} <= record["arms"].keys(): record["agreement"] = agreement(rounds)
-    if args.size != "mini": record["device_rate"] = share(args, pipe, net, config, record["arms"])
     write_json(args.out, record | dict(environment=environment()))
     print(json.dumps({k: record[k] for k in ("arms", "memory", "agreement") if k in record}, indent=1))
     return record
-
-
-def share(args, pipe, net, config, found):
-    "Of the measured bf16 matrix rate, reached by guidance"
-    rate = matmul_rate(args.device, 8192 if args.device == "cuda" else 1024)
-    one = operations(pipe, net, config, config.guidance_steps)
-    of = {name: one * row["images_per_minute"] / 60 / rate for name, row in found.items() if "rival" not in name}
-    return dict(bf16_matmul_tflops=round(rate / 1e12, 3), tflop_per_image=round(one / 1e12, 4),
-                share={k: round(v, 4) for k, v in of.items()})
 
 
 if __name__ == "__main__":
