@@ -18,13 +18,11 @@ from dataclasses import replace
 from statistics import median
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from logex_nb.classify.backbones import build_backbone
 from logex_nb.core import environment, repo_root, write_json
 from logex_nb.generate.guidance import Guidance, guide, make_starts
-from logex_nb.generate.pipeline import build_pipeline, clip_tokenizer, ddim_scheduler, load_pipeline, tiny
+from logex_nb.generate.pipeline import build_pipeline, ddim_scheduler, load_pipeline, stable_diffusion, tiny
 
 PROMPTS = {f"class {i}": f"a microscope image of class {i}" for i in range(4)}
 IDS = {name: i for i, name in enumerate(PROMPTS)}
@@ -32,27 +30,12 @@ IDS = {name: i for i, name in enumerate(PROMPTS)}
 EVEN = Guidance(num_inference_steps=10, guidance_steps=2, stop=1., classifier_size=0, checkpointing=False)
 
 
-def sd14_shaped():
-    "Random weights in the shapes of Stable Diffusion 1.4"
-    tokenizer = clip_tokenizer(list(PROMPTS.values()), length=77)
-    ids = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-                                        num_attention_heads=12, **ids))
-    vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-                        down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-                        sample_size=512)
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    return StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=ddim_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-
-
 def networks(size, source, device):
     "Generator and classifier, frozen"
     if size == "mini": pipe, net = load_pipeline(source) if source else build_pipeline(list(PROMPTS.values())), build_backbone("18", 16)
     else:
         with torch.device(device): # random weights are drawn where they stay
-            pipe, net = ((sd14_shaped(), build_backbone("50", 16)) if size == "sd14"
+            pipe, net = ((stable_diffusion(), build_backbone("50", 16)) if size == "sd14"
                          else (tiny(list(PROMPTS.values()), image_size=64), build_backbone("tiny", 16)))
         pipe.scheduler = ddim_scheduler() # its tables stay with the CPU
     for part in (pipe.unet, pipe.vae, pipe.text_encoder, net): part.eval().requires_grad_(False).to(device)

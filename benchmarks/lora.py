@@ -14,11 +14,10 @@ from statistics import median
 
 import numpy as np
 import torch
-from guidance import sd14_shaped
 
 from logex_nb.core import child_seed, environment, repo_root, write_json
 from logex_nb.generate.lora import Lora, accumulate, add_lora, encode_once, noised_batch
-from logex_nb.generate.pipeline import build_pipeline, encode_prompts, load_pipeline
+from logex_nb.generate.pipeline import build_pipeline, encode_prompts, load_pipeline, stable_diffusion
 
 
 def draw_encoding(pipe, images, prompts, config, seed, step):
@@ -94,7 +93,7 @@ def main():
     prompts = [f"a microscope image of class {i % 12}" for i in range(120)]
     source = lambda: load_pipeline(args.source) if args.source else build_pipeline(prompts)
     sizes = [(args.source or "mini", source, args.size, [(1, 4), (4, 1), (16, 1)], args.rounds)]
-    if args.sd14: sizes.append(("sd14, random weights", sd14_shaped, 512, [(1, 1)], max(1, args.rounds // 6)))
+    if args.sd14: sizes.append(("sd14, random weights", stable_diffusion, 512, [(1, 1)], max(1, args.rounds // 6)))
     record = dict(what="milliseconds per LoRA step: encoding in every step against cached", threads=torch.get_num_threads(),
                   clock="wall" if device == "cuda" else "CPU", rows=[], environment=environment())
     for name, build, size, batches, rounds in sizes:
