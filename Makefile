@@ -7,6 +7,8 @@ SEEDS   ?= 0
 ROWS    ?=
 SET     ?=
 CORES   ?= $(shell nproc 2>/dev/null || echo 2)
+GPUS    ?=
+EXECUTOR ?=
 TORCH   ?= auto
 
 VENV  := .venv
@@ -23,7 +25,8 @@ export TRANSFORMERS_VERBOSITY ?= error
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  settings:  PROFILE=smoke|mini|paper|paper_text|paper_code  DATASET=phantom|folder:PATH|npz:PATH|ARCHIVE  SEEDS=0,1,2"
-	@echo "             ROWS=ce,logex or ROWS=all  CORES=n  TORCH=auto|cpu|cuda  SET=\"lora.steps=100 lora.lr=1e-3\""
+	@echo "             ROWS=ce,logex or ROWS=all  CORES=n  GPUS=n  TORCH=auto|cpu|cuda  SET=\"lora.steps=100 lora.lr=1e-3\""
+	@echo "             EXECUTOR=slurm: every stage a job of a cluster, as profiles/cluster/slurm/config.yaml says"
 	@echo "             ARCHIVE=kriegsmann|ham10000|isic2019|pad_ufes_20|scin|hyper_kvasir, or one of them with :PATH"
 	@echo "             TARGET=one of these, or several separated by commas:"
 	@for about in nbs/papers/*/study.toml; do paper=$$(basename $$(dirname $$about)); awk -v paper=$$paper '\
@@ -37,16 +40,16 @@ $(READY): constraints.txt settings.ini setup.py install.sh
 	@touch $@
 
 demo: $(READY) ## the first paper on the phantom, in about ten minutes on two cores
-	@logex_reproduce --demo --profile mini --dataset phantom --seeds 0,1,2,3,4 --cores $(CORES)
+	@logex_reproduce --demo --profile mini --dataset phantom --seeds 0,1,2,3,4 --cores $(CORES) --gpus "$(GPUS)"
 
 test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest
 	@sh .ci/checks
 
 reproduce: $(READY) ## PROFILE= DATASET= TARGET= SEEDS=: a table or figure and what it needs
-	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --rows "$(ROWS)" --set "$(SET)"
+	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --gpus "$(GPUS)" --executor "$(EXECUTOR)" --rows "$(ROWS)" --set "$(SET)"
 
 plan: $(READY) ## what `make reproduce` would run, with the same settings
-	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --rows "$(ROWS)" --set "$(SET)" --plan
+	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --gpus "$(GPUS)" --executor "$(EXECUTOR)" --rows "$(ROWS)" --set "$(SET)" --plan
 
 rehearse: $(READY) ## every stage of the published size, with narrow random networks, in some minutes
 	@logex_rehearse --cores $(CORES)

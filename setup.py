@@ -27,7 +27,7 @@ setup(
     packages=find_namespace_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     package_data={cfg["lib_path"]: ["assets/**/*"]},
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "imagenet")},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "imagenet", "cluster")},
     entry_points={"console_scripts": cfg["console_scripts"].split(),
                   "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -22,6 +22,7 @@ from fastcore.script import Param, call_parse
 from traitlets.config import Config
 
 from ..core import write_json
+from .devices import own_device, uses_device
 from .reruns import code_of, note_files
 from .terminal import BarReporter, report_stage
 
@@ -121,5 +122,6 @@ def logex_run(
 ):
     "Run one experiment notebook with papermill"
     try:
-        with report_stage(folder, record): _execute(notebook, folder, record or None, also.split(",") if also else (), threads, words, **dict(g.split("=", 1) for g in given))
+        with own_device() if uses_device(notebook) else nullcontext(), report_stage(folder, record):
+            _execute(notebook, folder, record or None, also.split(",") if also else (), threads, words, **dict(g.split("=", 1) for g in given))
     except (ValueError, RuntimeError, OSError) as e: sys.exit(f"error: {e}")

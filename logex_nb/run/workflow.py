@@ -29,6 +29,8 @@ from filelock import FileLock, Timeout
 
 from ..core import atomic, changed_profile, configure, repo_root
 from ..data.catalogue import SOURCES, absolute
+from .cluster import cluster_options, cluster_profile
+from .devices import device_count
 from .reruns import changes, code_of, made_of, spoilt
 from .study import SECTIONS, Study, papers
 from .terminal import expected_seconds, watch
@@ -216,6 +218,8 @@ def snakemake_command(
     seeds: str = "0", # Comma-separated
     cores: int = 1, # Processor cores
     plan: bool = False, # Only say what would run
+    gpus: int | None = None, # Devices at once; None sets no limit
+    executor: str = "", # Starts the stages; empty is this machine
 ) -> list[str]: # For `subprocess`
     "How Snakemake is called, after a check of everything that can be checked now"
     _check_profile(study), study.table() # what is wrong with them is said now
@@ -227,7 +231,8 @@ def snakemake_command(
     if len(set(asked)) < len(asked): raise ValueError(f"seeds are {seeds!r}: give each one once")
     if max(asked) >= 2**32: raise ValueError(f"seeds are {seeds!r}: give numbers below {2**32}")
     if cores < 1: raise ValueError(f"cores is {cores}: give 1 or more, or 0 for all")
-    return [sys.executable, "-m", "snakemake", *wanted, "--cores", str(cores), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
+    where = [] if plan else cluster_options(study, executor, gpus)
+    return [sys.executable, "-m", "snakemake", *wanted, *(where or ["--cores", str(cores)]), *([] if gpus is None else ["--resources", f"gpu={gpus}"]), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
             "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", *(["rules"] if plan else []), "--config", f"paper={study.paper}",
             f"profile={study.profile}", f"dataset={percent_encoded(study.dataset, safe=':/')}", f"seeds={','.join(map(str, asked))}", f"rows={study.rows}"] # Snakemake reads YAML, and its jobs read it again
 
@@ -257,7 +262,7 @@ def _failures(
     found = sorted(p for p in folder.rglob("error.txt") if p.stat().st_mtime >= since)
     if folder.exists() and shutil.disk_usage(folder).free < 2**20: return f"error: no space is left for {folder}: make room, the same command goes on from there"
     if found: return "\n".join(f"error: {p.read_text().strip()}" for p in found)
-    last = "".join(f"{line}\n" for line in log.read_text().splitlines()[-8:]) if log and log.exists() else ""
+    last = "".join(f"{line}\n" for line in log.read_text().splitlines()[-16:]) if log and log.exists() else ""
     return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
 
 # %% ../../nbs/run/workflow.ipynb #g002
@@ -327,6 +332,8 @@ def logex_reproduce(
     target: str = "", # What to make, comma-separated; a paper's name is everything in it, all is every paper; empty is the first paper's main table
     seeds: str = "0", # Comma-separated seeds
     cores: int = 0, # Processor cores; 0 takes all
+    gpus: str = "", # Devices at once; empty takes all that are there, 0 none
+    executor: str = "", # Starts the stages, such as slurm; empty is this machine
     plan: bool = False, # Only say what would run
     rows: str = "", # Comma-separated rows of the main table, or all; empty takes the profile's
     set: str = "", # Settings for this run, such as "lora.steps=100 guidance.per_class=5"; results go to a folder that says so
@@ -338,13 +345,16 @@ def logex_reproduce(
         shown = Study(papers()[0], profile, dataset).about["demo"]
         target, rows = ",".join(f"{papers()[0]}_{t}" for t in shown["targets"]), shown["rows"]
     try:
+        remote = cluster_profile(executor)
+        devices = device_count(gpus, bool(remote))
         profile = changed_profile(profile, set)
         wanted = {Study(paper, profile, dataset, rows): names for paper, names in _chosen(target).items()}
-        commands = {study: snakemake_command(study, names, seeds, cores, plan) for study, names in wanted.items()}
+        commands = {study: snakemake_command(study, names, seeds, cores, plan, devices, executor) for study, names in wanted.items()}
         os.environ.update(_fonts(next(iter(wanted)), plan))
     except (ValueError, OSError) as e: sys.exit(f"error: {e}")
+    if devices == 0: os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for study, names in wanted.items():
         if lacking := _without_pool(study, names): print(f"left out, as {study.name} has no pool for an oracle: {', '.join(lacking)}")
-    for study, command in commands.items(): _reproduce(study, command, cores, plan)
+    for study, command in commands.items(): _reproduce(study, command, 1 if remote else cores, plan) # a job has no cores to spare
     if plan: return
     for study, names in wanted.items(): print(f"\n{_tables(study, names)}\nEvery stage as a notebook, with its pictures: {study.runs}/**/notebook.ipynb")

@@ -133,6 +133,7 @@ rule embedding:
     output: embedding.outputs
     params: made_of=embedding.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided") | dict(samples=1)), seeds=GRID)
     threads: embedding.threads
+    resources: gpu=1
     shell: embedding.command
 
 

@@ -247,6 +247,7 @@ rule ladder:
     input: records("data"), trained(RUNGS)
     output: ladder.outputs
     params: made_of=ladder.made_of(None, rungs=RUNGS, seeds=SEEDS)
+    resources: gpu=1
     shell: ladder.command
 
 
@@ -321,6 +322,7 @@ rule figure2:
     input: records("data"), drawn(["logex"]), trained(["oracle"], [0])
     output: figure2.outputs
     params: made_of=figure2.made_of(None)
+    resources: gpu=1
     shell: figure2.command
 
 
@@ -351,6 +353,7 @@ rule oracle:
     input: records("data"), records("base"), drawn(DRAWN), trained(["oracle"], [0])
     output: oracle.outputs
     params: made_of=oracle.made_of(None, generators=DRAWN)
+    resources: gpu=1
     shell: oracle.command
 
 
@@ -360,6 +363,7 @@ rule quality:
     input: records("data"), records("base"), drawn(DRAWN), trained(["oracle", "ce", "only_lora", "logex"], [0])
     output: quality.outputs
     params: made_of=quality.made_of(None, generators=DRAWN)
+    resources: gpu=1
     shell: quality.command
 
 
@@ -369,4 +373,5 @@ rule ablation:
     input: records("data"), drawn(["logex", *study.variants()]), trained(["oracle"], [0])
     output: ablation.outputs
     params: made_of=ablation.made_of(None, variants=list(study.variants()), images=study.choices.variant_images)
+    resources: gpu=1
     shell: ablation.command
