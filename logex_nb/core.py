@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import random
 import re
 import resource
 import shlex

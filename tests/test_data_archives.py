@@ -1,7 +1,6 @@
 "Published archives, each played by a miniature in the official layout"
 import hashlib
 import shutil
-from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread

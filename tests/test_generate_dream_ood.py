@@ -183,7 +183,7 @@ def test_outputs_read_back_hold_the_detectors_probability(tmp_path):
 
 def test_class_ids_need_not_begin_with_the_head(tmp_path):
     "Head ids 1 and 2, tail 0"
-    (x, y), (vx, vy) = tiles([14, 14], 0), tiles([6, 6, 6], 1)
+    (_, y), (vx, vy) = tiles([14, 14], 0), tiles([6, 6, 6], 1)
     found, *_ = detector(tmp_path, labels=y + 1, val_labels=np.roll(vy, 0) + 1 - 3 * (vy == 2), tail=[0])
     logits, _ = predict(found, vx)
     assert (logits[:6, 1] > logits[:6, 2]).mean() > .5 and (logits[6:12, 2] > logits[6:12, 1]).mean() > .5

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..classify.backbones import build_backbone, scaled
 from ..classify.batches import augment, fetch, hold

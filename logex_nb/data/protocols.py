@@ -21,7 +21,7 @@ from ..core import child_seed
 from .lettering import as_is
 from .sources import Dataset
 from .tables import SPLITS
-from .tiles import Tiles, contact_sheet, load_tiles, pack
+from .tiles import Tiles, contact_sheet, pack
 
 # %% ../../nbs/data/protocols.ipynb #c005
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from tokenizers import Tokenizer, models, trainers
-from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers import logging as transformers_logging

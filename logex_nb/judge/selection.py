@@ -21,7 +21,6 @@ from ..classify.frozen import folded, orientation
 from ..classify.outputs import predict
 from ..data.tiles import Tiles
 from ..detect.tail import p_tail
-from .quality import nearest_in_class
 
 # %% ../../nbs/judge/selection.ipynb #c006
 def _check(

@@ -9,15 +9,13 @@ __all__ = ['SECTIONS', 'papers', 'Arm', 'Generator', 'Autoencoder', 'Study', 'no
 import importlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, make_dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from fastcore.basics import patch
 from ..core import configure, load_config, read_profile, read_record, read_toml, repo_root, sha256
-from ..data.protocols import Protocol
 from ..data.catalogue import find_source
 from ..data.sources import Source, content_digest, file_digests
 from .reruns import code_of

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
