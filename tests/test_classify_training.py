@@ -14,7 +14,7 @@ from conftest import TINY
 
 from logex_nb import core
 from logex_nb.classify import training
-from logex_nb.classify.backbones import build_backbone, load_classifier
+from logex_nb.classify.backbones import SIZES, build_backbone, load_classifier # noqa: F401, a process of its own sets a size
 from logex_nb.classify.outputs import predict
 from logex_nb.classify.training import Training, train
 

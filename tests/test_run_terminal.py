@@ -19,6 +19,7 @@ from logex_nb.run.terminal import watch
 sys.exit(watch([sys.executable, "-c", sys.argv[1]], "logs/toy.log", {"base": 65., "lora rank_1 set0": 3725.}))
 """
 PLAN = """
+import time
 from logex_nb.run.terminal import _tell, report_plan
 def begin(stage, at): _tell("begin", stage=stage, at=at)
 def end(stage, at, words, result="done"): _tell("end", stage=stage, at=at, words=words, result=result)
