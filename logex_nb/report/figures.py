@@ -319,12 +319,13 @@ def save_figure(
     folder: Path | str, # `results/<profile>/<dataset>/<experiment>`
     name: str, # File name without ending
     data: pd.DataFrame | None = None, # The numbers that are drawn
+    dpi: int = 150, # Of the PNG; a sheet of small photographs needs less
 ) -> list[Path]: # What was written
     "Write `name.png`, `name.pdf` and, with `data`, `name.csv`; each whole or not at all"
     written = [Path(folder) / f"{name}.{kind}" for kind in ("png", "pdf")]
     for path, undated in zip(written, ("Software", "CreationDate")):
         with style(), atomic(path) as tmp:
-            fig.savefig(tmp, format=path.suffix[1:], dpi=150, metadata={undated: None})
+            fig.savefig(tmp, format=path.suffix[1:], dpi=dpi, metadata={undated: None})
     if data is not None:
         written.append(Path(folder) / f"{name}.csv")
         with atomic(written[-1]) as tmp: data.to_csv(tmp, index=False)
