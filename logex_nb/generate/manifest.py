@@ -168,7 +168,7 @@ def _within_memory(
 ) -> Iterator[tuple[dict[str, object], dict[str, np.ndarray]]]:
     "What `draw` yields, with half the batch each time that memory does not suffice"
     todo = list(todo)
-    while batch:
+    while True:
         try:
             with closing(draw(list(todo), batch)) as images:
                 for about, pictures in images:

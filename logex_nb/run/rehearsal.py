@@ -8,6 +8,7 @@ __all__ = ['draw_archive', 'resnet_50', 'write_miniature', 'logex_rehearse']
 # %% ../../nbs/run/rehearsal.ipynb #rh02
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
@@ -62,7 +63,10 @@ def write_miniature(
     folder = Path(folder)
     if not (folder / "kriegsmann/data/tiles-v2.csv").exists(): draw_archive(folder / "kriegsmann")
     if not (folder / "stable-diffusion/SHA256SUMS").exists(): save_pipeline(stable_diffusion(divide=40), folder / "stable-diffusion")
-    if not (folder / "resnet-50/model.safetensors").exists(): resnet_50().save_pretrained(folder / "resnet-50")
+    if not (folder / "resnet-50").exists():
+        with TemporaryDirectory(dir=folder) as tmp: # whole or not at all
+            resnet_50().save_pretrained(Path(tmp) / "resnet-50")
+            (Path(tmp) / "resnet-50").rename(folder / "resnet-50")
 
 
 @call_parse

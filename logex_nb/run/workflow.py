@@ -308,7 +308,7 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
     except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
 
-# %% ../../nbs/run/workflow.ipynb #g003
+# %% ../../nbs/run/workflow.ipynb #g003b
 def _fonts(
     study: Study, # Its classes may have names that need further fonts
     plan: bool, # Only tell
@@ -323,7 +323,7 @@ def _fonts(
     with atomic(path := study.runs / "matplotlibrc") as tmp: tmp.write_text(f"font.family: {', '.join(families())}\n")
     return dict(MATPLOTLIBRC=str(path))
 
-
+# %% ../../nbs/run/workflow.ipynb #g003
 @call_parse
 def logex_reproduce(
     profile: str = "smoke", # Size of the run: smoke, mini or paper
