@@ -51,7 +51,7 @@ reproduce: $(READY) ## PROFILE= DATASET= TARGET= SEEDS=: a table or figure and w
 plan: $(READY) ## what `make reproduce` would run, with the same settings
 	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --gpus "$(GPUS)" --executor "$(EXECUTOR)" --rows "$(ROWS)" --set "$(SET)" --plan
 
-rehearse: $(READY) ## every stage of the published size, with narrow random networks, in some minutes
+rehearse: $(READY) ## every stage of the published size, with narrow random networks
 	@logex_rehearse --cores $(CORES)
 
 lab: $(READY) ## JupyterLab on the notebooks
