@@ -32,14 +32,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 from types import SimpleNamespace
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -48,7 +47,6 @@ from guidance import IDS, PROMPTS, networks, peak
 from lora import ways as lora_ways
 from published import clocked, ours, plainly
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from logex_nb.classify.batches import hold
 from logex_nb.classify.frozen import seen_by
@@ -58,12 +56,13 @@ from logex_nb.core import environment, repo_root, settled, write_json
 from logex_nb.data.protocols import make_split
 from logex_nb.data.tiles import pack
 from logex_nb.detect.tail import tail_summary
-from logex_nb.generate.guidance import Guidance, evaluate, make_starts
+from logex_nb.generate.guidance import Guidance, make_starts
 from logex_nb.generate.lora import Lora, add_lora, load_lora, train_lora
 from logex_nb.generate.manifest import generate_folder
 from logex_nb.generate.pipeline import image_side, load_pipeline
-from logex_nb.generate.sampler import clean_latents, predict_noise
+from logex_nb.generate.sampler import predict_noise
 from logex_nb.generate.training_images import training_set
+from logex_nb.run.price import count_operations
 from logex_nb.run.study import Study, noun
 
 
@@ -130,31 +129,6 @@ def matmul_rate(device, n):
     return 2 * n**3 / min(clocked(device, torch.matmul, a, b)[1] for _ in range(10))
 
 
-def operations(pipe, net, config):
-    "Of one image whose updates are all made, counted with networks on the meta device: forward and backward, nothing twice"
-    unet, length = pipe.unet.config, pipe.tokenizer.model_max_length
-    leaf = lambda *shape: torch.empty(1, *shape, device="meta", requires_grad=True)
-
-    def count(steps, backward):
-        text = lambda: leaf(steps, length, unet.cross_attention_dim)
-        leaves = [leaf(unet.in_channels, unet.sample_size, unet.sample_size), text(), text()]
-        one = replace(config, num_inference_steps=steps, loss_steps=1, gradient_steps=0, checkpointing=False,
-                      precision="fp32")
-        with FlopCounterMode(display=False) as counter, patch("torch.autocast", lambda *_, **__: nullcontext()):
-            clean = clean_latents(pipe, *leaves)
-            chain = counter.get_total_flops()
-            seen = evaluate(pipe, net, clean, torch.zeros(1, dtype=torch.long), one)
-            ahead = counter.get_total_flops()
-            if backward: torch.autograd.grad(seen.loss.sum(), leaves)
-            return chain, ahead, counter.get_total_flops()
-
-    (chain, ahead, both), (_, _, two) = count(1, True), count(2, True)
-    step, look = chain, ahead - chain
-    forward = config.num_inference_steps * step + config.loss_steps * look
-    step_both = two - both
-    return config.guidance_steps * (config.num_inference_steps * step_both + config.loss_steps * (both - step_both)) + forward
-
-
 def above(device, f):
     "Seconds of a call, and GiB of its peak above what was held before; on a CPU above the peak before"
     if device == "cuda": torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
@@ -168,7 +142,7 @@ def guidance(s, until):
     now = time.time()
     config = Guidance(num_inference_steps=s.steps, guidance_steps=s.updates, classifier_size=s.seen, stop=1.)
     short, once = replace(config, num_inference_steps=config.loss_steps, guidance_steps=1), replace(config, guidance_steps=1)
-    cost = operations(*networks(s.networks, "", "meta"), config)
+    cost = count_operations(*networks(s.networks, "", "meta"), s.seen).image(vars(config))
     rate = matmul_rate(s.device, s.matrix)
     yield dict(steps=s.steps, updates=s.updates, tflop_per_image=round(cost / 1e12, 4), bf16_product_tflops=round(rate / 1e12, 3),
                fp32=dict(products_in_tf32=torch.backends.cuda.matmul.allow_tf32, convolutions_in_tf32=torch.backends.cudnn.allow_tf32))

@@ -20,6 +20,7 @@ from guidance import IDS, PROMPTS, networks  # noqa: E402
 
 from logex_nb.generate.batching import Slots
 from logex_nb.generate.guidance import Guidance, Guided, make_starts, turn
+from logex_nb.run.price import count_operations
 
 KEYS = dict(a={"images_per_hour", "tflops", "share_of_bf16_product", "memory"}, b={"milliseconds", "compiler"}, c={"steps_per_second"},
             d={"images_per_second"}, e={"stage_seconds", "guided_images", "fpr95"})
@@ -88,7 +89,7 @@ def test_operations_are_those_of_a_real_run():
     slots.enter(0, start)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH): # fused attention is not counted on a CPU
         while turn(pipe, net, slots, rows, config): pass
-    assert gpu.operations(*networks("tiny", "", "meta"), config) == pytest.approx(counter.get_total_flops(), rel=.01)
+    assert count_operations(*networks("tiny", "", "meta")).image(vars(config)) == pytest.approx(counter.get_total_flops(), rel=.01)
 
 
 def test_product_rate_is_positive():

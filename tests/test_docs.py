@@ -17,7 +17,7 @@ MODULES = sorted(p for p in (ROOT / "logex_nb").rglob("*.py") if p.name[0] != "_
 BELOW = dict(  # What a room may import, beside itself
     core="", phantom="core", data="core phantom", detect="core", classify="core detect data",
     generate="core data detect classify", judge="core data detect classify generate",
-    adpm="core data detect classify", report="core data detect", run="core phantom data generate report")
+    adpm="core data detect classify", report="core data detect", run="core phantom data classify generate report")
 name = lambda path: path.relative_to(ROOT).as_posix()
 
 

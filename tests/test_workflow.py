@@ -11,12 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from filelock import FileLock
 from PIL import Image
 
 from logex_nb.classify import frozen
+from logex_nb.core import write_json
 from logex_nb.generate.manifest import read_lines
+from logex_nb.run.price import card_rates, price
 from logex_nb.run.reruns import changes, made_of, spoilt
 from logex_nb.run.study import Study
 from logex_nb.run.workflow import _failures, snakemake_command
@@ -308,3 +311,25 @@ def test_a_damaged_leftover_is_set_aside(tmp_path, left):
     done = subprocess.run([sys.executable, "-c", f"from pathlib import Path; p = Path({str(tmp_path)!r}); {code}"], capture_output=True, text=True)
     assert not done.returncode, done.stderr
     assert f"{left} is damaged" in done.stderr and (tmp_path / f"{left}.damaged").exists()
+
+
+def test_a_plan_without_the_data_has_a_price(tmp_path):
+    "The published size is planned where neither its images nor its weights are"
+    done = subprocess.run([BIN / "logex_reproduce", "--profile", "paper", "--dataset", f"kriegsmann:{tmp_path}", "--rows", "ce,logex", "--seeds", "0,1", "--plan"], capture_output=True, text=True)
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
+    assert rows["images"][1:3] == ["1", "1200"] and float(rows["lora"][2]) > 50 and "CompVis/stable-diffusion-v1-4" in done.stdout
+    assert done.returncode and done.stderr.startswith("error: no tiles-v2.csv below") and "3.7 GB" in done.stderr and "CC BY" in done.stderr
+
+
+def test_a_measured_card_turns_operations_into_hours(tmp_path):
+    "Twice the rate, half the hours; a file that lacks a part gives no hours for what it lacks"
+    study, found = Study("logex", "mini", "phantom", "ce,logex"), {}
+    jobs = [dict(name="lora tail set0", settings=dict(lora=vars(study.settings("lora")))), dict(name="classifier ce seed0", settings=dict(training=vars(study.training("ce"))))]
+    split = pd.DataFrame(dict(split=["train"] * 3 + ["test"], class_id=[0, 1, 1, 0], part=["head", "tail", "tail", "head"]))
+    for rate in (1, 2):
+        parts = dict(a=dict(tflops={"plain": rate / 2, "batched": rate}, memory=[dict(images_at_a_time=1, failed="out of memory")]), d=dict(ended="failed"))
+        write_json(tmp_path / "gpu.json", dict(parts=parts, sizes=dict(backbone="50", side=395), environment=dict(device="a card")))
+        assert (rates := card_rates(tmp_path / "gpu.json")) == dict(card="a card", generator=rate * 1e12)
+        found[rate] = price(study, jobs, split, rates)["hours there"]
+    assert found[1]["lora"] == pytest.approx(2 * found[2]["lora"]) and pd.isna(found[1]["classifier"])
+    assert card_rates(tmp_path / "none.json") == {}

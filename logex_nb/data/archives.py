@@ -46,6 +46,7 @@ class Archive(Source):
     licence: ClassVar[str] # Terms under which they may be used
     by_hand: ClassVar[str] # How to get it
     size: ClassVar[str] = "of unknown size" # What there is to download, as far as its publishers tell
+    published: ClassVar[dict[str, int]] = {} # Images of each split, as far as they tell
     lesions: ClassVar[bool] = False # Whether a group is a lesion, which has one class
     remotes: ClassVar[tuple[Remote, ...]] = () # What can be fetched, if all of it can
     path: Path | str | None = None # Its folder; None: `data/<name>` of the repository
@@ -127,6 +128,7 @@ class Kriegsmann(Archive):
     labels: ClassVar[tuple[str, ...]] = tuple(_TISSUES.values())
     licence: ClassVar[str] = "CC BY, see its page for the version, Kriegsmann et al. 2022, doi 10.11588/data/7QCR8S"
     size: ClassVar[str] = "about 3.7 GB"
+    published: ClassVar[dict[str, int]] = dict(train=88_971, val=12_354, test=28_039)
     by_hand: ClassVar[str] = ("download data.zip from https://doi.org/10.11588/data/7QCR8S and unpack it there; with the checksum that this page shows, "
                               "`fetch(checksums={'data.zip': 'md5:...'})` does it")
     remotes: ClassVar[tuple[Remote, ...]] = (Remote("data.zip", "https://heidata.uni-heidelberg.de/api/access/datafile/7166", ""),)

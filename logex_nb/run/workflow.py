@@ -6,6 +6,7 @@
 __all__ = ['Stage', 'study_of', 'needs_of', 'snakemake_command', 'logex_reproduce']
 
 # %% ../../nbs/run/workflow.ipynb #c002
+import json
 import os
 import re
 import shutil
@@ -27,10 +28,11 @@ from fastcore.script import call_parse
 from filelock import FileLock, Timeout
 
 from ..core import atomic, changed_profile, configure, repo_root
+from ..data.archives import Archive
 from ..data.catalogue import SOURCES, absolute
 from .cluster import cluster_options, cluster_profile
 from .devices import device_count
-from .reruns import changes, code_of, made_of, spoilt
+from .reruns import as_json, changes, code_of, made_of, spoilt
 from .study import SECTIONS, Study, papers
 from .terminal import expected_seconds, watch
 
@@ -111,6 +113,8 @@ def made_of(
     parameters = {k: fill(v) for k, v in self.parameters.items()} | ({"threads": str(self.threads)} if self.threads > 1 else {}) | ({"words": self.words} if self.words else {})
     now = dict(code=code_of(self.notebook, *self.also), parameters=parameters, settings=settings)
     folder, record = repo_root() / fill(self.folder), repo_root() / fill(self.record)
+    if asked := os.environ.get("LOGEX_PRICE"): # a plan says what it takes
+        with open(asked, "a") as f: f.write(f"{json.dumps(as_json(dict(name=' '.join([self.name, *map(fill, self.parts)]), record=fill(self.record), settings=settings)))}\n")
     if (told := changes(folder, record, now)) and (asked := os.environ.get("LOGEX_WHY")): # a plan says why
         with open(asked, "a") as f: f.write(f"{' '.join([self.name, *map(fill, self.parts)])}: {told[0]}{f' and {len(told) - 1} more' if told[1:] else ''}\n")
     return made_of(folder, record, now)
@@ -191,15 +195,25 @@ def _chosen(target: str) -> dict[str, list[str]]: # Paper to targets, without it
     return found
 
 # %% ../../nbs/run/workflow.ipynb #c019
-def _check_split(
+def _dealt(
     study: Study, # Its dataset and protocol
-) -> None:
+) -> pd.DataFrame: # As the stage `data` deals them
     "Deal the images once, without decoding one"
     from logex_nb.data.protocols import make_split # here, as every job of Snakemake imports this module
 
     data, known = study.source.open(), study.digests
     if len(known) > 1: data.digest = lambda rows: [known.get(image, "") for image in rows.image] # remembered from file to file
-    with warnings.catch_warnings(action="ignore"): make_split(data, study.settings("protocol")) # the stage will say them
+    with warnings.catch_warnings(action="ignore"): return make_split(data, study.settings("protocol")) # the stage will say them
+
+
+def _absent(
+    study: Study, # Its dataset
+) -> str: # Empty if the data are there
+    "What an archive lacks on this machine, and how it is to be had"
+    if not isinstance(study.source, Archive): return ""
+    try: study.source.open()
+    except FileNotFoundError as e: return f"{e} ({study.source.size}, {study.source.licence})"
+    return ""
 
 
 def _without_pool(
@@ -222,7 +236,7 @@ def snakemake_command(
 ) -> list[str]: # For `subprocess`
     "How Snakemake is called, after a check of everything that can be checked now"
     _check_profile(study), study.table() # what is wrong with them is said now
-    _check_split(study) # and whether the images suffice
+    if not (plan and _absent(study)): _dealt(study) # and whether the images suffice
     if "all" not in wanted and (lacking := _without_pool(study, wanted)):
         raise ValueError(f"{' and '.join(lacking)} need a pool, and {study.name} has none: set `pool` in [protocol] of the profile, or images aside with split=pool in metadata.csv")
     if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
@@ -232,7 +246,7 @@ def snakemake_command(
     if cores < 1: raise ValueError(f"cores is {cores}: give 1 or more, or 0 for all")
     where = [] if plan else cluster_options(study, executor, gpus)
     return [sys.executable, "-m", "snakemake", *wanted, *(where or ["--cores", str(cores)]), *([] if gpus is None else ["--resources", f"gpu={gpus}"]), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
-            "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", *(["rules"] if plan else []), "--config", f"paper={study.paper}",
+            "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", "--config", f"paper={study.paper}",
             f"profile={study.profile}", f"dataset={percent_encoded(study.dataset, safe=':/')}", f"seeds={','.join(map(str, asked))}", f"rows={study.rows}"] # Snakemake reads YAML, and its jobs read it again
 
 # %% ../../nbs/run/workflow.ipynb #c021
@@ -265,13 +279,26 @@ def _failures(
     return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
 
 # %% ../../nbs/run/workflow.ipynb #g002
-def _plan(command: list[str], cwd: Path, env: dict[str, str]) -> int:
-    "Let Snakemake list the jobs; then say why stages that were made have to be made again"
+def _priced(study: Study, listed: str, told: str, missing: str) -> str: # For a terminal
+    "The stages that Snakemake listed, and what they take"
+    from logex_nb.run.price import card_rates, in_words, price, to_fetch # here, as every job of Snakemake imports this module
+
+    wanted = set(re.findall(r"^ +output: (\S+record\.json)", listed, re.M))
+    jobs = {job["record"]: job for job in map(json.loads, told.splitlines()) if job["record"] in wanted}
+    if not jobs: return listed.strip()
+    return in_words(price(study, list(jobs.values()), None if missing else _dealt(study), rates := card_rates()), rates, to_fetch(study), missing)
+
+
+def _plan(study: Study, command: list[str], cwd: Path, env: dict[str, str]) -> int:
+    "Let Snakemake list the jobs; say what they take, and why stages that were made have to be made again"
     with TemporaryDirectory() as folder:
-        why = Path(folder, "why")
-        code = subprocess.run(command, cwd=cwd, env=env | dict(LOGEX_WHY=str(why))).returncode
+        why, told = Path(folder, "why"), Path(folder, "told")
+        done = subprocess.run(command, cwd=cwd, env=env | dict(LOGEX_WHY=str(why), LOGEX_PRICE=str(told)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        missing = _absent(study)
+        print(done.stdout if done.returncode or not told.exists() else _priced(study, done.stdout, told.read_text(), missing), flush=True)
         if why.exists(): print("\nmade again, with what follows from it:", *dict.fromkeys(why.read_text().splitlines()), sep="\n  ")
-    return code
+    if missing and not done.returncode: sys.exit(f"error: {missing}")
+    return done.returncode
 
 
 def _redate(study: Study, now: float) -> None:
@@ -299,7 +326,7 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
         if not plan: study.runs.mkdir(parents=True, exist_ok=True), study.results.mkdir(parents=True, exist_ok=True)
         if plan:
             _redate(study, began)
-            code = _plan(command + _again(study, aside=False), **where)
+            code = _plan(study, command + _again(study, aside=False), **where)
         else:
             with FileLock(study.runs / "lock", timeout=0) as lock: # Snakemake inherits it, and holds it if this process is killed
                 _redate(study, began)
@@ -314,7 +341,7 @@ def _fonts(
     plan: bool, # Only tell
 ) -> dict[str, str]: # For the environment of its stages
     "A file of Matplotlib's settings for names with signs of other scripts, and a line where they have no font"
-    names = study.source.open().classes
+    names = study.source.known if _absent(study) else study.source.open().classes
     if all(map(str.isascii, names)): return {}
     from logex_nb.data.lettering import families, without_font # here, as only such names need it
 
