@@ -9,6 +9,7 @@ SET     ?=
 CORES   ?= $(shell nproc 2>/dev/null || echo 2)
 GPUS    ?=
 EXECUTOR ?=
+SHARES  ?= 1
 TORCH   ?= auto
 
 VENV  := .venv
@@ -27,6 +28,7 @@ help: ## this list
 	@echo "  settings:  PROFILE=smoke|mini|paper|paper_text|paper_code  DATASET=phantom|folder:PATH|npz:PATH|ARCHIVE  SEEDS=0,1,2"
 	@echo "             ROWS=ce,logex or ROWS=all  CORES=n  GPUS=n  TORCH=auto|cpu|cuda  SET=\"lora.steps=100 lora.lr=1e-3\""
 	@echo "             EXECUTOR=slurm: every stage a job of a cluster, as profiles/cluster/slurm/config.yaml says"
+	@echo "             SHARES=n: each set of images is drawn by n jobs, on as many GPUs or nodes as there are"
 	@echo "             ARCHIVE=kriegsmann|ham10000|isic2019|pad_ufes_20|scin|hyper_kvasir, or one of them with :PATH"
 	@echo "             TARGET=one of these, or several separated by commas:"
 	@for about in nbs/papers/*/study.toml; do paper=$$(basename $$(dirname $$about)); awk -v paper=$$paper '\
@@ -46,7 +48,7 @@ test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest
 	@sh .ci/checks
 
 reproduce: $(READY) ## PROFILE= DATASET= TARGET= SEEDS=: a table or figure and what it needs
-	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --gpus "$(GPUS)" --executor "$(EXECUTOR)" --rows "$(ROWS)" --set "$(SET)"
+	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --gpus "$(GPUS)" --executor "$(EXECUTOR)" --shares "$(SHARES)" --rows "$(ROWS)" --set "$(SET)"
 
 plan: $(READY) ## what `make reproduce` would run, with the same settings
 	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --gpus "$(GPUS)" --executor "$(EXECUTOR)" --rows "$(ROWS)" --set "$(SET)" --plan

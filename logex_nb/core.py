@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'repo_root', 'profiles', 'read_toml', 'read_profile', 'configure', 'load_config', 'child_seed',
            'computes_bf16', 'autocast', 'settled', 'atomic', 'write_json', 'leftover', 'sha256', 'fingerprint',
-           'changed_profile', 'environment', 'peak_memory', 'Run', 'read_record']
+           'changed_profile', 'environment', 'peak_memory', 'Run', 'read_record', 'share_name']
 
 # %% ../nbs/core.ipynb #c002
 import dataclasses
@@ -330,3 +330,11 @@ def read_record(
     path = Path(folder) / "record.json"
     if not path.exists(): raise FileNotFoundError(f"{folder} is unfinished: it has no record.json; run the stage that makes it again")
     return json.loads(path.read_text())
+
+# %% ../nbs/core.ipynb #sh01
+def share_name(
+    share: int | str, # From 1, or a wildcard
+    shares: int | str, # How many there are
+) -> tuple[str, str]: # Parts of a path, below the folder of the whole
+    "Where one of several jobs leaves its share of a stage's work"
+    return "shares", f"{share}of{shares}"

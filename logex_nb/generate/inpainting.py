@@ -327,6 +327,8 @@ def paint_folder(
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or put them `aside`
     progress: bool = True, # Show a progress bar
     code: str = "", # Digest of the code that draws; images that another version drew are as stale as those of other settings
+    share: int = 0, # As `fill_folder` takes it
+    shares: int = 1,
 ) -> pd.DataFrame: # The manifest
     "Painted lesions as PNG files with a manifest, resumable at any batch"
     config = settled(config, painter.pipe.unet.device)
@@ -346,4 +348,4 @@ def paint_folder(
                 about = {"class": p.name, "index": p.index, "seed": p.seed, "method": "inpainting", "seconds": seconds, "source": p.source, "mask": sha256(np.packbits(p.mask).tobytes())[:16]}
                 yield about, dict(painted=image)
 
-    return fill_folder(folder, settings, list(of), draw, config.batch, stale, progress, "painted images")
+    return fill_folder(folder, settings, list(of), draw, config.batch, stale, progress, "painted images", share, shares)

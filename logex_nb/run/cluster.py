@@ -39,7 +39,7 @@ def cluster_profile(
 def _rules() -> dict[str, str]: # Name of a rule to the stage it runs, which mostly has the same
     "The rules of all papers"
     text = "\n".join(path.read_text() for path in sorted((repo_root() / "nbs").rglob("*.smk")))
-    return {other or stage: stage for stage, other in re.findall(r"^(?:use )?rule (\w+)(?: from \w+ as (\w+))?", text, re.M)}
+    return {other or stage: stage for stage, other in re.findall(r"^(?:use )?rule (\w+)(?: from \w+)?(?: as (\w+))?", text, re.M)}
 
 
 def remembered_resources(

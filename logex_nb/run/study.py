@@ -307,6 +307,16 @@ def sampling(
     seeded = {} if seed is None else dict(seed=seed)
     return self.settings(chosen.sampler, **(images | self.differences("generators", generator) | seeded))
 
+# %% ../../nbs/run/study.ipynb #sh01
+@patch
+def lora_each(
+    self: Study,
+    generator: str, # One of `generators`
+) -> bool: # Then its images fill a folder for each class
+    "Whether every class has a LoRA of its own"
+    name = self.generators[generator].lora
+    return bool(name) and self.settings("lora", **self.differences("loras", name)).each
+
 # %% ../../nbs/run/study.ipynb #c025
 @patch(as_prop=True)
 def pool(self: Study) -> bool:

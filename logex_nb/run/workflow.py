@@ -27,7 +27,7 @@ from fastcore.basics import patch
 from fastcore.script import call_parse
 from filelock import FileLock, Timeout
 
-from ..core import atomic, changed_profile, configure, repo_root
+from ..core import atomic, changed_profile, configure, repo_root, share_name
 from ..data.archives import Archive
 from ..data.catalogue import SOURCES, absolute
 from .cluster import cluster_options, cluster_profile
@@ -279,26 +279,40 @@ def _failures(
     return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
 
 # %% ../../nbs/run/workflow.ipynb #g002
-def _priced(study: Study, listed: str, told: str, missing: str) -> str: # For a terminal
-    "The stages that Snakemake listed, and what they take"
+def _planned(command: list[str], cwd: Path, env: dict[str, str]) -> tuple[int, str, list[dict], list[str]]: # Its exit status and what it said; name, record and settings of each job; why some are made again
+    "Let Snakemake list the jobs"
+    with TemporaryDirectory() as folder:
+        why, told = Path(folder, "why"), Path(folder, "told")
+        for path in (why, told): path.touch()
+        done = subprocess.run(command, cwd=cwd, env=env | dict(LOGEX_WHY=str(why), LOGEX_PRICE=str(told)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wanted = set(re.findall(r"^ +output: (\S+record\.json)", done.stdout, re.M))
+        jobs = {job["record"]: job for job in map(json.loads, told.read_text().splitlines()) if job["record"] in wanted}
+        return done.returncode, done.stdout, list(jobs.values()), list(dict.fromkeys(why.read_text().splitlines()))
+
+
+def _priced(study: Study, jobs: list[dict], missing: str) -> str: # For a terminal
+    "What the jobs take"
     from logex_nb.run.price import card_rates, in_words, price, to_fetch # here, as every job of Snakemake imports this module
 
-    wanted = set(re.findall(r"^ +output: (\S+record\.json)", listed, re.M))
-    jobs = {job["record"]: job for job in map(json.loads, told.splitlines()) if job["record"] in wanted}
-    if not jobs: return listed.strip()
-    return in_words(price(study, list(jobs.values()), None if missing else _dealt(study), rates := card_rates()), rates, to_fetch(study), missing)
+    return in_words(price(study, jobs, None if missing else _dealt(study), rates := card_rates()), rates, to_fetch(study), missing)
 
 
 def _plan(study: Study, command: list[str], cwd: Path, env: dict[str, str]) -> int:
-    "Let Snakemake list the jobs; say what they take, and why stages that were made have to be made again"
-    with TemporaryDirectory() as folder:
-        why, told = Path(folder, "why"), Path(folder, "told")
-        done = subprocess.run(command, cwd=cwd, env=env | dict(LOGEX_WHY=str(why), LOGEX_PRICE=str(told)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        missing = _absent(study)
-        print(done.stdout if done.returncode or not told.exists() else _priced(study, done.stdout, told.read_text(), missing), flush=True)
-        if why.exists(): print("\nmade again, with what follows from it:", *dict.fromkeys(why.read_text().splitlines()), sep="\n  ")
-    if missing and not done.returncode: sys.exit(f"error: {missing}")
-    return done.returncode
+    "Say what would run and what that takes, and why stages that were made have to be made again"
+    code, said, jobs, why = _planned(command, cwd, env)
+    missing = _absent(study)
+    print(said.strip() if code or not jobs else _priced(study, jobs, missing), flush=True)
+    if why: print("\nmade again, with what follows from it:", *why, sep="\n  ")
+    if missing and not code: sys.exit(f"error: {missing}")
+    return code
+
+
+def _shared(study: Study, command: list[str], names: list[str], shares: int, cwd: Path, env: dict[str, str]) -> list[str]: # Empty if no set of images is to be drawn
+    "The command that deals each set of images to several jobs; what they draw, the ordinary command finds"
+    jobs = _planned([*command, "-n"], cwd, env)[2]
+    sets = [Path(job["record"]).parent for job in jobs if job["name"].split()[0] == "paintings" or job["name"].split()[0] == "images" and not study.lora_each(job["name"].split()[1])]
+    targets = [str(folder.joinpath(*share_name(k, shares), "record.json")) for folder in sets for k in range(1, shares + 1)]
+    return command[:3] + targets + command[3 + len(names):] if targets else []
 
 
 def _redate(study: Study, now: float) -> None:
@@ -318,7 +332,7 @@ def _again(
     return ["--forcerun", *(_relative(study.runs / stage / "record.json") for stage in found)] if found else []
 
 
-def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None:
+def _reproduce(study: Study, names: list[str], command: list[str], cores: int, plan: bool, shares: int) -> None:
     "Run Snakemake for one paper; end with the errors of its stages if it fails"
     began, log = time.time(), study.runs / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
     where = dict(cwd=repo_root(), env=os.environ | dict(LOKY_MAX_CPU_COUNT=str(cores))) # for stages with several processes
@@ -330,7 +344,10 @@ def _reproduce(study: Study, command: list[str], cores: int, plan: bool) -> None
         else:
             with FileLock(study.runs / "lock", timeout=0) as lock: # Snakemake inherits it, and holds it if this process is killed
                 _redate(study, began)
-                code = watch(command + _again(study), log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
+                run = lambda command: watch(command, log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
+                again = _again(study)
+                first = _shared(study, command, names, shares, **where) if shares > 1 else []
+                code = first and run(first) or run(command + again)
     except Timeout: sys.exit(f"error: another run is at work in {study.runs}: wait for its end or stop it")
     except OSError as e: sys.exit(f"error: {e}")
     if code: sys.exit("\n" + _failures(study.runs, began, None if plan else log))
@@ -363,6 +380,7 @@ def logex_reproduce(
     plan: bool = False, # Only say what would run
     rows: str = "", # Comma-separated rows of the main table, or all; empty takes the profile's
     set: str = "", # Settings for this run, such as "lora.steps=100 guidance.per_class=5"; results go to a folder that says so
+    shares: int = 1, # Jobs that share each set of images
     demo: bool = False, # What `make demo` makes: the targets and rows that the first paper names for it
 ):
     "Make a table or figure and everything that it needs"
@@ -371,6 +389,7 @@ def logex_reproduce(
         shown = Study(papers()[0], profile, dataset).about["demo"]
         target, rows = ",".join(f"{papers()[0]}_{t}" for t in shown["targets"]), shown["rows"]
     try:
+        if shares < 1: raise ValueError(f"shares is {shares}: give 1 or more")
         remote = cluster_profile(executor)
         devices = device_count(gpus, bool(remote))
         profile = changed_profile(profile, set)
@@ -381,6 +400,6 @@ def logex_reproduce(
     if devices == 0: os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for study, names in wanted.items():
         if lacking := _without_pool(study, names): print(f"left out, as {study.name} has no pool for an oracle: {', '.join(lacking)}")
-    for study, command in commands.items(): _reproduce(study, command, 1 if remote else cores, plan) # a job has no cores to spare
+    for study, command in commands.items(): _reproduce(study, wanted[study], command, 1 if remote else cores, plan, shares) # a job has no cores to spare
     if plan: return
     for study, names in wanted.items(): print(f"\n{_tables(study, names)}\nEvery stage as a notebook, with its pictures: {study.runs}/**/notebook.ipynb")

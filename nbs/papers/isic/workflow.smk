@@ -1,5 +1,5 @@
 # Which notebook of the third paper makes which file. A stage is done when its record.json is there, which it writes last.
-from logex_nb.run.workflow import Stage, study_of
+from logex_nb.run.workflow import Stage, share_name, study_of
 
 study = study_of(config)
 SEEDS = [int(s) for s in str(config["seeds"]).split(",")]
@@ -81,6 +81,19 @@ rule paintings:
     priority: 3
     resources: gpu=1
     shell: paintings.command
+
+
+# The same paintings, dealt to several jobs: what `paintings` finds there it takes (SHARES=n)
+shared = stage("paintings", "{generator}", "{fold}", *share_name("{share}", "{shares}"), generator="{generator}", fold="{fold}", share="{share}", shares="{shares}")
+
+rule paintings_share:
+    input: records("data"), lambda w: [records("masks", w.fold), records("painter", w.fold)]
+    output: shared.outputs
+    wildcard_constraints: generator="|".join(study.generators), share=r"\d+", shares=r"\d+"
+    params: made_of=lambda w: shared.made_of(w, filling=study.sampling(w.generator), sampling=study.settings("paint_sampling"))
+    threads: paintings.threads
+    resources: gpu=1
+    shell: shared.command
 
 
 scores = stage("scores", "{generator}", "{fold}", generator="{generator}", fold="{fold}")

@@ -1,6 +1,6 @@
 # Which notebook of LoGex makes which file. A stage is done when its record.json is there, which it writes last;
 # everything else in its folder stays out of `output`, so that a stage that died can resume from it.
-from logex_nb.run.workflow import Stage, needs_of, study_of
+from logex_nb.run.workflow import Stage, needs_of, share_name, study_of
 
 study = study_of(config)
 SEEDS = [int(s) for s in str(config["seeds"]).split(",")]
@@ -101,6 +101,20 @@ rule images:
     priority: 3
     resources: gpu=1
     shell: images.command
+
+
+# The same images, dealt to several jobs: what `images` finds there it takes (SHARES=n)
+
+shared = stage("images", "{generator}", "{generation}", *share_name("{share}", "{shares}"), generator="{generator}", generation="{generation}", share="{share}", shares="{shares}")
+
+rule images_share:
+    input: records("data"), records("base"), steered_by
+    output: shared.outputs
+    wildcard_constraints: generator="|".join(k for k, g in study.generators.items() if g.stage == "images" and not study.lora_each(k)), generation=r"set\d+", share=r"\d+", shares=r"\d+"
+    params: made_of=lambda w: shared.made_of(w, prompt=study.choices.prompt, generator=study.generators[w.generator], sampling=sampling(w))
+    threads: images.threads
+    resources: gpu=1
+    shell: shared.command
 
 
 # Real images of the pool, of which the generator has redrawn a part
