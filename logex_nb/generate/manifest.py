@@ -264,6 +264,7 @@ def generate_folder(
     make: Callable[..., Iterator[Guided]] = guide, # `guide`, or a rival such as `onestep`
     helpers: int = 0, # Further processes at most, of the lowest priority; each starts in ten seconds, so there is one for every four batches at most
     code: str = "", # Digest of the code that draws; images that another version drew are as stale as those of other settings
+    weights: str = "", # `fingerprint` of what the files of generator and classifier hold; of both as they are if not given
     share: int = 0, # As `fill_folder` takes it
     shares: int = 1,
 ) -> pd.DataFrame: # The manifest
@@ -272,7 +273,7 @@ def generate_folder(
     starts = make_starts(prompts, class_ids, config)
     if len({folder_name(name) for name in prompts}) < len(prompts):
         raise ValueError(f"two of the classes {sorted(prompts)} would share a folder: rename one")
-    weights = fingerprint(pipe.unet, pipe.vae, pipe.text_encoder, classifier)
+    weights = weights or fingerprint(pipe.unet, pipe.vae, pipe.text_encoder, classifier)
     made_of = asdict(config) | ({"code": code} if code else {}) | dict(prompts=prompts, class_ids=class_ids, weights=weights)
     of = {(s.name, s.index): s for s in starts}
 
