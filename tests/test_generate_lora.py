@@ -1,14 +1,20 @@
 "LoRA: what does not belong beside the definition"
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from logex_nb.generate.lora import WEIGHTS, Lora, accumulate, add_lora, encode_once, load_lora, noised_batch, train_lora
 from logex_nb.generate.pipeline import load_pipeline, save_pipeline, tiny
 
+ROOT = Path(__file__).parent.parent
 QUICK = Lora(steps=2, batch=2, accumulation=1, lr=1e-2, precision="fp32")
 IMAGES = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), np.uint8)
 PROMPTS = ["naevus", "naevus", "dermis", "vessels"]
@@ -118,3 +124,28 @@ def test_base_that_predicts_something_else(base, tmp_path):
     pipe = load_pipeline(base)
     pipe.scheduler.register_to_config(prediction_type="v_prediction")
     with pytest.raises(ValueError, match="predicts 'v_prediction'"): train_lora(pipe, IMAGES, PROMPTS, QUICK, 0, tmp_path)
+
+
+TWO = """
+import sys
+import numpy as np
+import torch
+from logex_nb.generate.lora import Lora, train_lora
+from logex_nb.generate.pipeline import tiny
+
+images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+train_lora(tiny(image_size=16), images, ["a picture"] * 6, Lora(rank=2, steps=3, batch=2, accumulation=3, lr=1e-2, precision="fp32", checkpoint_every=2), 0, sys.argv[1], progress=False)
+"""
+
+
+def test_two_processes_share_the_passes_of_a_step(tmp_path):
+    "Three passes: two and one. The weights are those of one process up to rounding, and one process writes them"
+    (script := tmp_path / "two.py").write_text(TWO)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] # what `accelerate launch` does on GPUs
+    for name, before in dict(one=[], two=launch).items():
+        done = subprocess.run([sys.executable, *before, script, tmp_path / name], capture_output=True, text=True, timeout=300, cwd=ROOT, env=os.environ | dict(ACCELERATE_USE_CPU="true"))
+        assert not done.returncode, done.stderr[-2000:]
+    one, two = (load_file(tmp_path / name / "pytorch_lora_weights.safetensors") for name in ("one", "two"))
+    assert any(v.abs().max() > 0 for k, v in one.items() if "up" in k)
+    for key, value in one.items(): torch.testing.assert_close(two[key], value, atol=1e-4, rtol=1e-3)
+    assert len(list((tmp_path / "two").iterdir())) == 2
