@@ -315,10 +315,11 @@ def test_a_damaged_leftover_is_set_aside(tmp_path, left):
 
 def test_a_plan_without_the_data_has_a_price(tmp_path):
     "The published size is planned where neither its images nor its weights are"
-    done = subprocess.run([BIN / "logex_reproduce", "--profile", "paper", "--dataset", f"kriegsmann:{tmp_path}", "--rows", "ce,logex", "--seeds", "0,1", "--plan"], capture_output=True, text=True)
+    done = subprocess.run([BIN / "logex_reproduce", "--profile", "paper", "--dataset", f"kriegsmann:{tmp_path}", "--rows", "ce,logex", "--seeds", "0,1", "--plan"], env=os.environ | dict(HF_HUB_OFFLINE="1"), capture_output=True, text=True)
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
     assert rows["images"][1:3] == ["1", "1200"] and float(rows["lora"][2]) > 50 and "CompVis/stable-diffusion-v1-4" in done.stdout
     assert done.returncode and done.stderr.startswith("error: no tiles-v2.csv below") and "3.7 GB" in done.stderr and "CC BY" in done.stderr
+    assert "HF_HUB_OFFLINE is set, and CompVis/stable-diffusion-v1-4 and microsoft/resnet-50 not on this machine" in done.stderr
 
 
 def test_a_measured_card_turns_operations_into_hours(tmp_path):

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..classify.backbones import SIZES, build_backbone
 from ..core import repo_root
+from ..data.protocols import at_fold
 from ..data.sources import locate
 from ..generate.guidance import Guidance, evaluate
 from ..generate.pipeline import StableDiffusionPipeline, build_pipeline, image_side, load_pipeline, stable_diffusion
@@ -46,8 +47,9 @@ class Operations:
         "Of one image, as LoGex, the one-step reading or a plain sampler draws it"
         steps = config["num_inference_steps"]
         if "guidance_steps" in config:
-            seen = config["loss_steps"]
-            return config["guidance_steps"] * (steps * self.step_both + seen * self.look_both) + steps * self.step + seen * self.look
+            seen, deep = config["loss_steps"], config["gradient_steps"] or steps
+            update = deep * self.step_both + (steps - deep) * self.step + seen * self.look_both
+            return config["guidance_steps"] * update + steps * self.step + seen * self.look
         pushes = steps // config["every"] if "every" in config else 0
         return pushes * (self.step_both + self.look_both) + 2 * (steps * self.step + self.look) # it and its unguided twin
 
@@ -102,6 +104,7 @@ def counts_of(
 ) -> Counts | None: # None where nobody knows
     "Counted in the split, or else on what the archive's publishers say, taking all classes for equally large"
     if split is not None:
+        if study.settings("protocol").kind == "folds": split = at_fold(split, 0) # all are about as large
         size, classes = split.split.value_counts(), split.drop_duplicates("class_id").part.value_counts()
         asked = sum(n for name, n in size.items() if name not in ("train", "pool"))
         return Counts(int(size.get("train", 0)), int(asked), len(split), int(classes.get("head", 0)), int(classes.get("tail", 0)))
@@ -132,24 +135,50 @@ def _generator(study: Study, backbone: str, side: int) -> Operations:
     return count_operations(*_on_meta(pipe, build_backbone(backbone, 16)), side)
 
 # %% ../../nbs/run/price.ipynb #pr15
-def _added(study: Study, arm: dict[str, Any], counts: Counts) -> int:
-    "Images on top of the real ones, before a score leaves some of them out"
-    n = 0
+def _looked_at(study: Study, arm: dict[str, Any], counts: Counts, generation: str) -> dict[str, int]:
+    "Images of a classifier by where they come from, before a score leaves some of them out; painted ones are not counted"
+    found, tail = dict(asked=counts.asked, train=counts.train), counts.tail
     for entry in arm.get("add", []):
-        if "repeat" in entry: n += entry["repeat"] * counts.tail * study.settings("protocol").shots
-        elif "pool" in entry: n += counts.all - counts.train - counts.asked if entry["pool"] == "all" else entry["pool"] * counts.tail
-        elif "images" in entry: n += (entry.get("to") or study.sampling(entry["images"]).per_class) * counts.tail
-    return n
+        if "repeat" in entry: found["train again"] = entry["repeat"] * tail * study.settings("protocol").shots
+        elif "pool" in entry: found[f"pool {entry.get('redrawn', '')}"] = counts.all - counts.train - counts.asked if entry["pool"] == "all" else entry["pool"] * tail
+        elif "images" in entry:
+            last = entry.get("to") or getattr(study.sampling(entry["images"]), "per_class", 0)
+            found[f"{entry['images']} {entry.get('kind', '')} {generation}"] = (last - (entry.get("from") or 0)) * tail
+    return found
 
 
+def _fit(study: Study, training: dict[str, Any], looked_at: dict[str, int]) -> dict[str, Any]:
+    "One training; `seen` are operations of a body that does not learn, by image, as it looks at each only once in a run"
+    side, learnt = training["size"] or study.settings("protocol").size, sum(looked_at.values()) - looked_at["asked"]
+    one, weights = _forward(_known(training["backbone"]), side)
+    if training["frozen"]: return dict(seen={(training["backbone"], side, k): 8 * one * n for k, n in looked_at.items() if k != "train again"})
+    epochs = 3 * training["epochs"] + training["crt_epochs"] # of the last layer alone
+    return dict(operations=one * (epochs * (training["updates"] * training["batch"] or learnt) + training["views"] * looked_at["asked"]), bytes=weights)
+
+# %% ../../nbs/run/price.ipynb #pr15c
+_TRAININGS = dict( # Of pages, from their settings
+    draws=lambda s: len(s["arms"]) * s["draws"] * len(s["seeds"]),
+    tuning=lambda s: len(s["arms"]) * (10 + 2 * len(s["seeds"])), # four recipes, one twice as long, for two seeds; then the chosen beside the first
+    selection=lambda s: 2 * 33 + 4 * len(s["seeds"]), # six scores by five shares and three more rules, for two seeds; then four rows
+    autoencoders=lambda s: (2 + len(s["forms"])) * len(s["seeds"]),
+    bases=lambda s: 8 * len(s["seeds"])) # two bases by three parts, and two more rows
+
+
+def _page(study: Study, stage: str, settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
+    "A page that trains the classifiers of its arms"
+    fits = [_fit(study, recipe, _looked_at(study, settings["arms"][arm], counts, study.generation(0))) for arm, recipe in settings["recipes"].items()]
+    seen = {k: n for fit in fits for k, n in fit.get("seen", {}).items()}
+    return dict(seen=seen) if seen else dict(operations=_TRAININGS[stage](settings) * sum(fit["operations"] for fit in fits) / len(fits))
+
+# %% ../../nbs/run/price.ipynb #pr15d
 def stage_price(
     study: Study, # Whose stage
-    stage: str, # Its name
+    name: str, # Its name and its parts, such as 'classifier ce seed0'
     settings: dict[str, Any], # As its record has them
     counts: Counts | None, # Of the study; None where nobody knows
-) -> dict[str, float]: # images, operations, bytes: those of them that are known
+) -> dict[str, Any]: # images, operations, bytes, and what a frozen body has `seen`: those of them that are known
     "What one stage draws, computes and leaves on the disk"
-    pixels = 3 * study.settings("protocol").size**2
+    pixels, (stage, *parts) = 3 * study.settings("protocol").size**2, name.split()
     if stage == "lora":
         config, ops = settings["lora"], _generator(study, "50", 0)
         return dict(operations=config["steps"] * config["batch"] * config["accumulation"] * ops.step_both / 2)
@@ -160,11 +189,14 @@ def stage_price(
         guide = study.training(settings["generator"]["guide"] if "generator" in settings else "auxiliary")
         n = config["per_class"] * (counts.tail if stage == "images" else counts.head)
         return dict(images=n, operations=n * _generator(study, _known(guide.backbone), config.get("classifier_size", 0)).image(config), bytes=2 * n * pixels)
+    if stage == "redrawn":
+        n, ops = counts.all - counts.train - counts.asked, _generator(study, "50", 0)
+        return dict(images=n, operations=n * (int(parts[0]) / 100 * settings["guidance"]["num_inference_steps"] * ops.step + 2 * ops.look), bytes=n * pixels) # encoded, and decoded
+    if stage in _TRAININGS and "recipes" in settings: return _page(study, stage, settings, counts)
     if "backbone" in (training := settings.get("training", {})):
-        n, side = counts.train + _added(study, settings.get("arm", {}), counts), training["size"] or study.settings("protocol").size
-        one, weights = _forward(_known(training["backbone"]), side)
-        if training["frozen"]: return dict(operations=8 * one * (n + counts.asked)) # orientations, once for all epochs
-        return dict(operations=one * (3 * training["epochs"] * n + training["views"] * counts.asked), bytes=weights)
+        seed = next((int(part.removeprefix("seed")) for part in parts if part.startswith("seed")), 0)
+        generation = study.generation(seed) if hasattr(study.choices, "image_sets") else ""
+        return _fit(study, training, _looked_at(study, settings.get("arm", {}), counts, generation))
     return {}
 
 # %% ../../nbs/run/price.ipynb #pr17
@@ -184,7 +216,7 @@ def card_rates(
     return rates
 
 # %% ../../nbs/run/price.ipynb #pr19
-_DRAWS = "images", "outliers", "lora"
+_DRAWS = "images", "outliers", "redrawn", "lora"
 
 
 def _peaks(study: Study) -> dict[str, float]: # GiB, by kind of stage
@@ -204,16 +236,19 @@ def price(
     rates: dict[str, Any], # Of a card, as `card_rates` gives them
 ) -> pd.DataFrame: # A row per kind of stage, and `all`; empty cells where nothing is known
     "How many stages, images, PFLOP, GB of disk, hours and GiB of memory a run takes"
-    counts, took, peaks, rows, lacks = counts_of(study, split), expected_seconds(study.runs), _peaks(study), [], float("nan")
+    counts, took, peaks, rows, known, lacks = counts_of(study, split), expected_seconds(study.runs), _peaks(study), [], {}, float("nan")
     usual = pd.Series(took, dtype=float).groupby(lambda name: name.split()[0]).median()
-    for job in jobs:
+    order = [*study.about["stages"], *study.about["targets"]]
+    for job in sorted(jobs, key=lambda job: order.index(job["name"].split()[0])):
         kind = job["name"].split()[0]
-        found = stage_price(study, kind, job["settings"], counts)
+        found = stage_price(study, job["name"], job["settings"], counts)
+        if "seen" in found: # a later classifier asks for more of them, or for none
+            found["operations"] = sum(max(0, n - known.get(k, 0)) for k, n in found["seen"].items())
+            known |= {k: max(n, known.get(k, 0)) for k, n in found["seen"].items()}
         operations, rate = found.get("operations", lacks), rates.get("generator" if kind in _DRAWS else "classifier", lacks)
         rows.append({"stage": kind, "jobs": 1, "images": found.get("images", lacks), "PFLOP": operations / 1e15, "GB on disk": found.get("bytes", lacks) / 1e9, "hours there": operations / rate / 3600,
                      "GiB there": rates.get("gib_per_image", lacks) * job["settings"]["sampling"]["batch"] if kind == "images" else lacks,
                      "minutes here": took.get(job["name"], usual.get(kind, lacks)) / 60, "GiB here": peaks.get(kind, lacks)})
-    order = [*study.about["stages"], *study.about["targets"]]
     found = pd.DataFrame(rows)
     whole, memory = (lambda x: x.sum(min_count=1)), [name for name in found if name.startswith("GiB")]
     table = found.groupby("stage").agg({name: "max" if name in memory else whole for name in found if name != "stage"}).sort_index(key=lambda names: names.map(order.index))
@@ -223,29 +258,38 @@ def price(
 # %% ../../nbs/run/price.ipynb #pr23
 def to_fetch(
     study: Study, # What is planned
-) -> list[str]: # Hub ids, with what they are for
+) -> dict[str, float]: # GB by hub id, counted in fp32 for the network that its name tells
     "Weights that are not on this machine"
     ids = {getattr(study.choices, "base", ""): "model_index.json"}
     for section in ("training", "guide_training"):
         if section in (*study.about.get("sections", {}), "training"):
             settings = study.settings(section)
             ids |= {getattr(settings, field, ""): "config.json" for field in ("weights", "backbone")}
-    return [name for name, file in ids.items() if "/" in name and not locate(name).is_dir() and not isinstance(try_to_load_from_cache(name, file), str)]
+    absent = {name: file for name, file in ids.items() if "/" in name and not locate(name).is_dir() and not isinstance(try_to_load_from_cache(name, file), str)}
+    return {name: (_pipeline_bytes() if file == "model_index.json" else _forward(_known(name), 224)[1]) / 1e9 for name, file in absent.items()}
 
 
+@lru_cache
+def _pipeline_bytes() -> int: # Of Stable Diffusion 1.4
+    with torch.device("meta"): pipe = stable_diffusion()
+    return 4 * sum(p.numel() for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
+
+# %% ../../nbs/run/price.ipynb #pr23b
 def in_words(
     table: pd.DataFrame, # What `price` returned
     rates: dict[str, Any], # Of a card
-    fetch: list[str], # Hub ids of weights that are not here
+    fetch: dict[str, float], # GB by hub id of weights that are not here
     missing: str = "", # Why the data could not be read
 ) -> str: # For a terminal
     "A plan with its price"
     digits = lambda x: f"{x:.3g}" if x < 100 else f"{x:.0f}"
-    lines = [table.to_string(float_format=digits, na_rep="")]
+    lines = [table.to_string(float_format=digits, na_rep=""), "An empty cell is not counted, or was not measured."]
     if "PFLOP" in table: lines.append("PFLOP: at most, as images that stop early take less; counted on shapes" + (", with the sizes that the publishers of the data give" if missing else ""))
+    else: lines.append("PFLOP: of none of these stages, or not known without the data")
     if "hours there" in table: lines.append(f"hours there: an estimate, at the rates that were measured on {rates['card']}")
     elif "PFLOP" in table: lines.append("No card was measured: divide PFLOP by what yours does, or let it be measured: python benchmarks/gpu.py")
     if "minutes here" in table: lines.append("minutes and GiB here: what these stages, or others of their kind, took before; minutes are added up")
-    if fetch: lines.append(f"to fetch: {', '.join(fetch)} from huggingface.co when first used; without a network, bring them and give their folder in the profile")
+    else: lines.append("No such stage has run here before: minutes and memory are not measured")
+    if fetch: lines.append(f"to fetch: {', '.join(f'{name} ({gb:.1f} GB)' for name, gb in fetch.items())} from huggingface.co when first used; without a network, bring them and give their folder in the profile")
     if table.loc["all"].get("PFLOP", 0) > 100 and not torch.cuda.is_available(): lines.append("No GPU is here.")
     return "\n".join(lines)

@@ -319,10 +319,17 @@ def lora_each(
 
 # %% ../../nbs/run/study.ipynb #c025
 @patch(as_prop=True)
+def listed(self: Study) -> pd.DataFrame: # A row per image; empty where an archive is not there
+    "What its source lists, for a plan that can do without it"
+    try: return self.source.open().table
+    except FileNotFoundError: return pd.DataFrame(columns=["image", "label", "group"])
+
+
+@patch(as_prop=True)
 def pool(self: Study) -> bool:
     "Whether images are set aside as a pool, by the protocol or by the dataset's own split; without one there is no oracle"
     protocol = self.settings("protocol")
-    return protocol.pool > 0 or protocol.kind == "logex_published" or "pool" in set(self.source.open().table.get("split", ()))
+    return protocol.pool > 0 or protocol.kind == "logex_published" or "pool" in set(self.listed.get("split", ()))
 
 # %% ../../nbs/run/study.ipynb #c025b
 @patch

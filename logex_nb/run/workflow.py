@@ -26,6 +26,7 @@ import pandas as pd
 from fastcore.basics import patch
 from fastcore.script import call_parse
 from filelock import FileLock, Timeout
+from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from ..core import atomic, changed_profile, configure, repo_root, share_name
 from ..data.archives import Archive
@@ -212,7 +213,7 @@ def _absent(
     "What an archive lacks on this machine, and how it is to be had"
     if not isinstance(study.source, Archive): return ""
     try: study.source.open()
-    except FileNotFoundError as e: return f"{e} ({study.source.size}, {study.source.licence})"
+    except FileNotFoundError as e: return f"{e} ({', '.join(about for about in (study.source.size, study.source.licence) if about not in str(e))})"
     return ""
 
 
@@ -290,20 +291,23 @@ def _planned(command: list[str], cwd: Path, env: dict[str, str]) -> tuple[int, s
         return done.returncode, done.stdout, list(jobs.values()), list(dict.fromkeys(why.read_text().splitlines()))
 
 
-def _priced(study: Study, jobs: list[dict], missing: str) -> str: # For a terminal
+def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str]]: # For a terminal, and hub ids to fetch
     "What the jobs take"
     from logex_nb.run.price import card_rates, in_words, price, to_fetch # here, as every job of Snakemake imports this module
 
-    return in_words(price(study, jobs, None if missing else _dealt(study), rates := card_rates()), rates, to_fetch(study), missing)
+    table, fetch = price(study, jobs, None if missing else _dealt(study), rates := card_rates()), to_fetch(study)
+    return in_words(table, rates, fetch, missing), list(fetch)
 
 
 def _plan(study: Study, command: list[str], cwd: Path, env: dict[str, str]) -> int:
     "Say what would run and what that takes, and why stages that were made have to be made again"
     code, said, jobs, why = _planned(command, cwd, env)
     missing = _absent(study)
-    print(said.strip() if code or not jobs else _priced(study, jobs, missing), flush=True)
+    text, fetch = (said.strip(), []) if code or not jobs else _priced(study, jobs, missing)
+    print(text, flush=True)
     if why: print("\nmade again, with what follows from it:", *why, sep="\n  ")
-    if missing and not code: sys.exit(f"error: {missing}")
+    unreachable = f"HF_HUB_OFFLINE is set, and {' and '.join(fetch)} not on this machine: give folders in the profile" if fetch and HF_HUB_OFFLINE else ""
+    if (missing or unreachable) and not code: sys.exit("error: " + "; ".join(filter(None, [missing, unreachable])))
     return code
 
 

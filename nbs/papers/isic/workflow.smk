@@ -7,7 +7,7 @@ ROWS, FILLING = study.table(), study.settings("filling")
 ASKED = dict(seeds=str(config["seeds"]), rows=study.rows)
 FOLDS = [f"group{k}" for k in range(study.choices.folds)]
 # Where no two images share a lesion, dealing them singly changes nothing
-SINGLY = [f"image{k}" for k in range(study.choices.folds)] if study.source.open().table.group.duplicated().any() else []
+SINGLY = [f"image{k}" for k in range(study.choices.folds)] if study.listed.group.duplicated().any() else []
 SWEPT = [name for name, arm in study.arms.items() if arm.keep in FILLING.gammas] # Among these, validation chooses
 
 
