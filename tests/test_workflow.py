@@ -218,14 +218,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from logex_nb.run.workflow import _reproduce
 place = Path(sys.argv[1])
-_reproduce(SimpleNamespace(runs=place, results=place), [sys.executable, "-c", "import time; time.sleep(float('" + sys.argv[2] + "'))"], 1, False)
+_reproduce(SimpleNamespace(runs=place, results=place), [], [sys.executable, "-c", "import time; time.sleep(float('" + sys.argv[2] + "'))"], 1, False, 1)
 """
 
 
 def test_a_run_that_was_killed_holds_its_folder_until_its_work_ends(tmp_path):
     begin = lambda seconds: subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path), str(seconds)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     first, log = begin(60), tmp_path / "logs"
-    while not list(log.glob("*.log")): time.sleep(.1)
+    while not list(log.glob("*.log")):
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(.1)
     time.sleep(1)
     works = [int(pid) for task in Path(f"/proc/{first.pid}/task").iterdir() for pid in (task / "children").read_text().split()]
     first.kill(), first.wait()
