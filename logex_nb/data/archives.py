@@ -36,7 +36,7 @@ class Remote:
     url: str # Of the file itself
     checksum: str # 'md5:...' or 'sha256:...'; empty: it has to be given to `fetch`
 
-
+# %% ../../nbs/data/archives.ipynb #c007b
 @dataclass(frozen=True)
 class Archive(Source):
     "Published images in their official layout; each archive is a subclass"

@@ -188,9 +188,10 @@ def _take_shares(
 
 def share_records(
     folder: Path | str, # Of the whole, before it is filled
-) -> list[dict]: # `record.json` of each share that is finished
+) -> dict[Path, dict[str, object]]: # Device, seconds and peak memory of each share that is finished; a share that was taken is no longer there
     "What the shares of a folder cost, and where they were drawn"
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).glob("shares/*/record.json"))]
+    records = {path.parent: json.loads(path.read_text()) for path in sorted(Path(folder).glob("shares/*/record.json"))}
+    return {place: {key: record[key] for key in ("device", "seconds", "peak_gib")} for place, record in records.items()}
 
 # %% ../../nbs/generate/manifest.ipynb #oom1
 def _within_memory(

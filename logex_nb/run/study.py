@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from fastcore.basics import patch
 from ..core import configure, load_config, read_profile, read_record, read_toml, repo_root, sha256
+from ..data.archives import Archive
 from ..data.catalogue import find_source
 from ..data.sources import Source, content_digest, file_digests
 from .reruns import code_of
@@ -319,10 +320,18 @@ def lora_each(
 
 # %% ../../nbs/run/study.ipynb #c025
 @patch(as_prop=True)
-def listed(self: Study) -> pd.DataFrame: # A row per image; empty where an archive is not there
-    "What its source lists, for a plan that can do without it"
-    try: return self.source.open().table
-    except FileNotFoundError: return pd.DataFrame(columns=["image", "label", "group"])
+def absent(self: Study) -> str: # Empty if the data are there
+    "What an archive lacks on this machine, and how it is to be had; a plan can do without it"
+    if not isinstance(self.source, Archive): return ""
+    try: self.source.open()
+    except FileNotFoundError as e: return f"{e} ({', '.join(about for about in (self.source.size, self.source.licence) if about not in str(e))})"
+    return ""
+
+
+@patch(as_prop=True)
+def listed(self: Study) -> pd.DataFrame: # A row per image; none where an archive is absent
+    "What its source lists"
+    return pd.DataFrame(columns=["image", "label", "group"]) if self.absent else self.source.open().table
 
 
 @patch(as_prop=True)

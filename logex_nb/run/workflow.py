@@ -29,7 +29,6 @@ from filelock import FileLock, Timeout
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from ..core import atomic, changed_profile, configure, repo_root, share_name
-from ..data.archives import Archive
 from ..data.catalogue import SOURCES, absolute
 from .cluster import cluster_options, cluster_profile
 from .devices import device_count
@@ -207,16 +206,6 @@ def _dealt(
     with warnings.catch_warnings(action="ignore"): return make_split(data, study.settings("protocol")) # the stage will say them
 
 
-def _absent(
-    study: Study, # Its dataset
-) -> str: # Empty if the data are there
-    "What an archive lacks on this machine, and how it is to be had"
-    if not isinstance(study.source, Archive): return ""
-    try: study.source.open()
-    except FileNotFoundError as e: return f"{e} ({', '.join(about for about in (study.source.size, study.source.licence) if about not in str(e))})"
-    return ""
-
-
 def _without_pool(
     study: Study, # Its dataset and protocol
     wanted: list[str], # Targets of this paper; 'all' for everything
@@ -225,7 +214,7 @@ def _without_pool(
     asked = [name for name, about in study.about["targets"].items() if about.get("pool") and (name in wanted or "all" in wanted and not about.get("alone"))]
     return [f"{study.paper}_{name}" for name in asked] if asked and not study.pool else []
 
-
+# %% ../../nbs/run/workflow.ipynb #c019b
 def snakemake_command(
     study: Study, # Paper, profile, dataset and rows
     wanted: list[str], # Targets of this paper; 'all' for everything
@@ -237,7 +226,7 @@ def snakemake_command(
 ) -> list[str]: # For `subprocess`
     "How Snakemake is called, after a check of everything that can be checked now"
     _check_profile(study), study.table() # what is wrong with them is said now
-    if not (plan and _absent(study)): _dealt(study) # and whether the images suffice
+    if not (plan and study.absent): _dealt(study) # and whether the images suffice
     if "all" not in wanted and (lacking := _without_pool(study, wanted)):
         raise ValueError(f"{' and '.join(lacking)} need a pool, and {study.name} has none: set `pool` in [protocol] of the profile, or images aside with split=pool in metadata.csv")
     if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
@@ -302,7 +291,7 @@ def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str
 def _plan(study: Study, command: list[str], cwd: Path, env: dict[str, str]) -> int:
     "Say what would run and what that takes, and why stages that were made have to be made again"
     code, said, jobs, why = _planned(command, cwd, env)
-    missing = _absent(study)
+    missing = study.absent
     text, fetch = (said.strip(), []) if code or not jobs else _priced(study, jobs, missing)
     print(text, flush=True)
     if why: print("\nmade again, with what follows from it:", *why, sep="\n  ")
@@ -310,7 +299,7 @@ def _plan(study: Study, command: list[str], cwd: Path, env: dict[str, str]) -> i
     if (missing or unreachable) and not code: sys.exit("error: " + "; ".join(filter(None, [missing, unreachable])))
     return code
 
-
+# %% ../../nbs/run/workflow.ipynb #g002b
 def _shared(study: Study, command: list[str], names: list[str], shares: int, cwd: Path, env: dict[str, str]) -> list[str]: # Empty if no set of images is to be drawn
     "The command that deals each set of images to several jobs; what they draw, the ordinary command finds"
     jobs = _planned([*command, "-n"], cwd, env)[2]
@@ -318,7 +307,7 @@ def _shared(study: Study, command: list[str], names: list[str], shares: int, cwd
     targets = [str(folder.joinpath(*share_name(k, shares), "record.json")) for folder in sets for k in range(1, shares + 1)]
     return command[:3] + targets + command[3 + len(names):] if targets else []
 
-
+# %% ../../nbs/run/workflow.ipynb #g002c
 def _redate(study: Study, now: float) -> None:
     "Date what a wrong clock dated ahead of `now` just before it, in the same order: Snakemake would take a stage for older than its input, and remove it"
     found = [(p.stat().st_mtime_ns, p) for place in (study.runs, study.results) for name in ("record.json", "code.json", "error.txt") for p in place.rglob(name)]
@@ -335,7 +324,7 @@ def _again(
     for stage, names in found.items(): print(f"{stage}: {names[0]} is not what was made: " + ("its record is set aside, and the stage made again" if aside else "the stage will be made again"))
     return ["--forcerun", *(_relative(study.runs / stage / "record.json") for stage in found)] if found else []
 
-
+# %% ../../nbs/run/workflow.ipynb #g002d
 def _reproduce(study: Study, names: list[str], command: list[str], cores: int, plan: bool, shares: int) -> None:
     "Run Snakemake for one paper; end with the errors of its stages if it fails"
     began, log = time.time(), study.runs / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
@@ -362,7 +351,7 @@ def _fonts(
     plan: bool, # Only tell
 ) -> dict[str, str]: # For the environment of its stages
     "A file of Matplotlib's settings for names with signs of other scripts, and a line where they have no font"
-    names = study.source.known if _absent(study) else study.source.open().classes
+    names = study.source.known if study.absent else study.source.open().classes
     if all(map(str.isascii, names)): return {}
     from logex_nb.data.lettering import families, without_font # here, as only such names need it
 
