@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, ResNetConfig, ResNetModel
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import cached_file
 
-from ..data.sources import locate
+from ..data.weights import BODY, weights_folder
 
 # %% ../../nbs/classify/hub.ipynb #c005
 class HubBody(nn.Module):
@@ -72,19 +71,18 @@ def _normalisation(about: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def open_body(
-    source: str | Path, # Hub id, or folder with config.json and model.safetensors
+    source: str | Path, # Hub id, with or without '@revision', or folder with config.json and model.safetensors
 ) -> ResNetModel | HubBody: # With its weights; a ResNet is as wanted already
     "A trained body, or an error that says why there is none"
-    if locate(source).is_dir(): source = locate(source)
-    try:
-        model, report = AutoModel.from_pretrained(source, output_loading_info=True, use_safetensors=True)
-        about = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    folder = weights_folder(source, BODY)
+    try: model, report = AutoModel.from_pretrained(folder, output_loading_info=True, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"no weights at {str(source)!r}: give a folder with config.json and model.safetensors, "
                                 "or with a network a hub id such as 'microsoft/resnet-50'; 'imagenet' is for 'lite0'") from error
     if lacking := [key for key in report["missing_keys"] if not key.startswith("pooler.")]:
         raise ValueError(f"weights at {str(source)!r} lack {len(lacking)} tensors: {lacking[:2]}")
     if isinstance(model, ResNetModel): return model
-    known = json.loads(Path(about).read_text()) if about else {}
+    about = folder / "preprocessor_config.json"
+    known = json.loads(about.read_text()) if about.exists() else {}
     if "image_mean" in known: model.config.normalisation = _normalisation(known)
     return HubBody(model.config, model)

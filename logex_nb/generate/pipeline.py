@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['ddim_scheduler', 'Architecture', 'clip_tokenizer', 'build_pipeline', 'tiny', 'stable_diffusion', 'write_sums',
-           'load_pipeline', 'save_pipeline', 'image_side', 'at_side', 'encode_images', 'decode_latents', 'round_trip',
-           'redraw', 'encode_prompts']
+           'load_pipeline', 'pipeline_sums', 'save_pipeline', 'image_side', 'at_side', 'encode_images',
+           'decode_latents', 'round_trip', 'redraw', 'encode_prompts']
 
 # %% ../../nbs/generate/pipeline.ipynb #c004
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from math import gcd
@@ -28,7 +28,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers import logging as transformers_logging
 
 from ..core import sha256
-from ..data.sources import locate, resized
+from ..data.sources import resized
+from ..data.weights import PIPELINE, weight_sums, weights_folder
 
 # %% ../../nbs/generate/pipeline.ipynb #0be6e67a
 class _Harmless(logging.Filter):
@@ -187,17 +188,14 @@ def _check_sums(
 # %% ../../nbs/generate/pipeline.ipynb #c021
 def _pipeline_folder(
     source: str | Path, # `"mini"`, a folder, or a hub id such as `CompVis/stable-diffusion-v1-4`
-) -> str: # What `from_pretrained` takes
-    "Resolve `source`, checking a local folder before anything is loaded from it"
-    folder = Path(str(files("logex_nb") / "assets" / "mini")) if str(source) == "mini" else locate(source)
-    if not folder.is_dir():
-        if Path(source).is_absolute() or str(source).count("/") != 1:
-            raise FileNotFoundError(f"no pipeline at {source}: give 'mini', a folder in the layout of diffusers, or a hub id 'owner/name'")
-        return str(source)
+) -> Path: # In the layout of diffusers
+    "Where a pipeline is, checked before anything is loaded from it"
+    folder = Path(str(files("logex_nb") / "assets" / "mini")) if str(source) == "mini" else weights_folder(source, PIPELINE)
+    if not folder.is_dir(): raise FileNotFoundError(f"no pipeline at {source}: give 'mini', a folder in the layout of diffusers, or a hub id 'owner/name'")
     missing = [p for p in ("unet", "vae", "text_encoder", "tokenizer") if not (folder / p).is_dir()]
     if missing: raise FileNotFoundError(f"{folder} is not a Stable-Diffusion folder: it has no {' and no '.join(missing)}")
     if source == "mini" or (folder / "SHA256SUMS").exists(): _check_sums(folder)
-    return str(folder)
+    return folder
 
 # %% ../../nbs/generate/pipeline.ipynb #c022
 def _check_parts(
@@ -231,29 +229,30 @@ def _without_bars() -> Iterator[None]:
 
 # %% ../../nbs/generate/pipeline.ipynb #075c4878
 def load_pipeline(
-    source: str | Path, # `"mini"`, a folder, or a hub id such as `CompVis/stable-diffusion-v1-4`
+    source: str | Path, # `"mini"`, a folder, or a hub id such as `CompVis/stable-diffusion-v1-4`, with or without `@revision`
     device: str = "cpu", # Where the weights go
     dtype: torch.dtype = torch.float32, # Of the weights
     inpaints: bool | None = False, # Whether it is one that inpaints; None takes both
 ) -> StableDiffusionPipeline: # Frozen, in evaluation mode, with `ddim_scheduler`
     "A Stable-Diffusion pipeline of any size"
-    where = _pipeline_folder(source)
-    local = Path(where).is_dir()
-    with _without_bars() if local else nullcontext(), warnings.catch_warnings():
+    folder = _pipeline_folder(source)
+    with _without_bars(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch_dtype` is deprecated") # its new name is unknown to older versions
-        try:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                where, torch_dtype=dtype, safety_checker=None, feature_extractor=None,
-                requires_safety_checker=False, use_safetensors=True)
-        except OSError as error:
-            if local: raise
-            raise FileNotFoundError(f"{source} is not on this machine and could not be had: with a network it comes by itself; without one, "
-                                    "bring model_index.json and its folders unet, vae, text_encoder, tokenizer and scheduler, and give that folder instead") from error
+        pipe = StableDiffusionPipeline.from_pretrained(
+            folder, torch_dtype=dtype, safety_checker=None, feature_extractor=None, requires_safety_checker=False, use_safetensors=True)
     _check_parts(pipe, source, inpaints)
     pipe.scheduler = ddim_scheduler()
     for part in (pipe.unet, pipe.vae, pipe.text_encoder): part.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+# %% ../../nbs/generate/pipeline.ipynb #ps01
+def pipeline_sums(
+    source: str | Path, # As for `load_pipeline`
+) -> dict[str, str]: # SHA-256 by file
+    "What a record says of the weights of a pipeline"
+    return weight_sums(_pipeline_folder(source), PIPELINE)
+
 
 # %% ../../nbs/generate/pipeline.ipynb #585a51b7
 def save_pipeline(

@@ -16,14 +16,13 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
-from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..classify.backbones import SIZES, build_backbone
 from ..core import repo_root
 from ..data.protocols import at_fold
-from ..data.sources import locate
+from ..data.weights import BODY, PIPELINE, hub_id, is_here, to_bring
 from ..generate.guidance import Guidance, evaluate
 from ..generate.pipeline import StableDiffusionPipeline, build_pipeline, image_side, load_pipeline, stable_diffusion
 from ..generate.sampler import clean_latents
@@ -123,14 +122,14 @@ def _forward(backbone: str, side: int) -> tuple[float, float]: # Operations for 
 
 
 def _known(backbone: str) -> str: # In `SIZES`; a hub id or folder is taken for what its name says
-    return backbone if backbone in SIZES else next((size for size in ("18", "50") if backbone.endswith(f"resnet-{size}")), "50")
+    return backbone if backbone in SIZES else next((size for size in ("18", "50") if backbone.partition("@")[0].endswith(f"resnet-{size}")), "50")
 
 
 @lru_cache
 def _generator(study: Study, backbone: str, side: int) -> Operations:
     "Of the study's base model and a guide; a hub id is taken for Stable Diffusion 1.4"
     base = study.choices.base
-    if base != "train" and base != "mini" and not locate(base).is_dir(): return _published(backbone, side)
+    if hub_id(base): return _published(backbone, side)
     pipe = build_pipeline(["a picture"], study.settings("architecture")) if base == "train" else load_pipeline(base)
     return count_operations(*_on_meta(pipe, build_backbone(backbone, 16)), side)
 
@@ -258,15 +257,15 @@ def price(
 # %% ../../nbs/run/price.ipynb #pr23
 def to_fetch(
     study: Study, # What is planned
-) -> dict[str, float]: # GB by hub id, counted in fp32 for the network that its name tells
+) -> dict[str, tuple[float, str]]: # By hub id: GB, counted in fp32 for the network that its name tells, and what to do without a network
     "Weights that are not on this machine"
-    ids = {getattr(study.choices, "base", ""): "model_index.json"}
+    layouts = {getattr(study.choices, "base", ""): PIPELINE}
     for section in ("training", "guide_training"):
         if section in (*study.about.get("sections", {}), "training"):
             settings = study.settings(section)
-            ids |= {getattr(settings, field, ""): "config.json" for field in ("weights", "backbone")}
-    absent = {name: file for name, file in ids.items() if "/" in name and not locate(name).is_dir() and not isinstance(try_to_load_from_cache(name, file), str)}
-    return {name: (_pipeline_bytes() if file == "model_index.json" else _forward(_known(name), 224)[1]) / 1e9 for name, file in absent.items()}
+            layouts |= {getattr(settings, field, ""): BODY for field in ("weights", "backbone")}
+    size = lambda name, layout: (_pipeline_bytes() if layout == PIPELINE else _forward(_known(name), 224)[1]) / 1e9
+    return {name: (size(name, layout), to_bring(name, layout)) for name, layout in layouts.items() if not is_here(name, layout)}
 
 
 @lru_cache
@@ -278,7 +277,7 @@ def _pipeline_bytes() -> int: # Of Stable Diffusion 1.4
 def in_words(
     table: pd.DataFrame, # What `price` returned
     rates: dict[str, Any], # Of a card
-    fetch: dict[str, float], # GB by hub id of weights that are not here
+    fetch: dict[str, tuple[float, str]], # What `to_fetch` returned
     missing: str = "", # Why the data could not be read
 ) -> str: # For a terminal
     "A plan with its price"
@@ -290,6 +289,6 @@ def in_words(
     elif "PFLOP" in table: lines.append("No card was measured: divide PFLOP by what yours does, or let it be measured: python benchmarks/gpu.py")
     if "minutes here" in table: lines.append("minutes and GiB here: what these stages, or others of their kind, took before; minutes are added up")
     else: lines.append("No such stage has run here before: minutes and memory are not measured")
-    if fetch: lines.append(f"to fetch: {', '.join(f'{name} ({gb:.1f} GB)' for name, gb in fetch.items())} from huggingface.co when first used; without a network, bring them and give their folder in the profile")
+    if fetch: lines.append(f"to fetch: {', '.join(f'{name} ({gb:.1f} GB)' for name, (gb, _) in fetch.items())} from huggingface.co when first used")
     if table.loc["all"].get("PFLOP", 0) > 100 and not torch.cuda.is_available(): lines.append("No GPU is here.")
     return "\n".join(lines)

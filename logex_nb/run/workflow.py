@@ -280,12 +280,12 @@ def _planned(command: list[str], cwd: Path, env: dict[str, str]) -> tuple[int, s
         return done.returncode, done.stdout, list(jobs.values()), list(dict.fromkeys(why.read_text().splitlines()))
 
 
-def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str]]: # For a terminal, and hub ids to fetch
+def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str]]: # For a terminal, and what to do about weights that are not here
     "What the jobs take"
     from logex_nb.run.price import card_rates, in_words, price, to_fetch # here, as every job of Snakemake imports this module
 
     table, fetch = price(study, jobs, None if missing else _dealt(study), rates := card_rates()), to_fetch(study)
-    return in_words(table, rates, fetch, missing), list(fetch)
+    return in_words(table, rates, fetch, missing), [f"{name} is not on this machine: {how}" for name, (_, how) in fetch.items()]
 
 
 def _plan(study: Study, command: list[str], cwd: Path, env: dict[str, str]) -> int:
@@ -295,8 +295,8 @@ def _plan(study: Study, command: list[str], cwd: Path, env: dict[str, str]) -> i
     text, fetch = (said.strip(), []) if code or not jobs else _priced(study, jobs, missing)
     print(text, flush=True)
     if why: print("\nmade again, with what follows from it:", *why, sep="\n  ")
-    unreachable = f"HF_HUB_OFFLINE is set, and {' and '.join(fetch)} not on this machine: give folders in the profile" if fetch and HF_HUB_OFFLINE else ""
-    if (missing or unreachable) and not code: sys.exit("error: " + "; ".join(filter(None, [missing, unreachable])))
+    unreachable = ["HF_HUB_OFFLINE is set", *fetch] if fetch and HF_HUB_OFFLINE else []
+    if (missing or unreachable) and not code: sys.exit("error: " + "; ".join(filter(None, [missing, *unreachable])))
     return code
 
 # %% ../../nbs/run/workflow.ipynb #g002b
