@@ -64,6 +64,7 @@ class Lora:
     vflip: bool = False # and upside-down
     sample_posterior: bool = True # Draw latents from the VAE's posterior; its mean otherwise
     seed: int = 1337 # Used where a run gives no seed of its own
+    file: str = "" # A LoRA that others have trained, taken in the place of a training
     checkpoint_every: int = 500 # Steps between checkpoints
     log_every: int = 50 # Steps averaged in one row of the history
 

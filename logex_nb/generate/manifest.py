@@ -313,7 +313,9 @@ def read_manifest(
     if not path.exists():
         raise FileNotFoundError(f"no manifest.csv in {folder}: make it with `generate_folder`")
     text = {"class": str, "prompt": str, "method": str, "source": str, "mask": str}
-    return pd.read_csv(path, dtype=text, keep_default_na=False)
+    table = pd.read_csv(path, dtype=text, keep_default_na=False)
+    unknown = [name for name in _ABOUT if name not in text and (table[name] == "").all()] # such as the confidence in painted images
+    return table.assign(**dict.fromkeys(unknown, np.nan))
 
 # %% ../../nbs/generate/manifest.ipynb #k009
 def _verified(

@@ -30,6 +30,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from ..core import atomic, changed_profile, configure, repo_root, share_name
 from ..data.catalogue import SOURCES, absolute
+from ..data.sources import locate
 from .cluster import cluster_options, cluster_profile
 from .devices import device_count
 from .reruns import as_json, changes, code_of, made_of, spoilt
@@ -76,6 +77,13 @@ def threads(self: Stage) -> int:
     "For a rule's `threads`. On fewer cores the stage still computes with this many"
     return self.study.threads(self.name)
 
+# %% ../../nbs/run/workflow.ipynb #dv41
+@patch(as_prop=True)
+def devices(self: Stage) -> int:
+    "For a rule's `resources`. Snakemake gives it no more than there are"
+    return self.study.devices(self.name)
+
+
 # %% ../../nbs/run/workflow.ipynb #c007d
 @patch(as_prop=True)
 def outputs(self: Stage) -> list[str]:
@@ -98,7 +106,7 @@ def command(self: Stage) -> str:
     given = shared | dict(profile=self.study.profile, dataset=self.study.dataset)
     return " ".join(["logex_run", fixed(_relative(self.notebook)), open_(self.folder), *(fixed(f"{k}={v}") for k, v in given.items()),
                      *(open_(f"{k}={v}") for k, v in self.parameters.items()), "--record", open_(self.record),
-                     *(["--threads", str(self.threads)] if self.threads > 1 else []), *(["--words", self.words] if self.words else []),
+                     *(["--threads", str(self.threads)] if self.threads > 1 else []), *(["--devices", str(self.devices)] if self.devices > 1 else []), *(["--words", self.words] if self.words else []),
                      *(["--also", fixed(",".join(self.also))] if self.also else [])])
 
 # %% ../../nbs/run/workflow.ipynb #c009b
@@ -141,8 +149,8 @@ def needs_of(
     return [Stage(study, name, tuple(parts)).record for name, *parts in [*((r,) for r in real), *drawn, *scores, *redrawn]]
 
 # %% ../../nbs/run/workflow.ipynb #c014
-def _check_threads(
-    values: dict[str, int], # Stage to threads
+def _check_counts(
+    values: dict[str, int], # Stage to threads, or to devices
     place: str, # For the error
 ) -> None:
     "Stages and targets are those of any paper, as papers share profiles"
@@ -150,7 +158,7 @@ def _check_threads(
     known = sorted({name for a in about for name in (*a["stages"], *a["targets"])})
     for stage, n in values.items():
         if stage not in known: raise ValueError(f"unknown stage {stage!r} in {place}: choose from {known}")
-        if not isinstance(n, int) or n < 1: raise ValueError(f"{stage} in {place} is {n!r}: give a number of threads, 1 or more")
+        if not isinstance(n, int) or n < 1: raise ValueError(f"{stage} in {place} is {n!r}: give a whole number, 1 or more")
 
 
 def _check_profile(
@@ -158,7 +166,7 @@ def _check_profile(
 ) -> None:
     "Read every section of a profile; an unknown section or key is an error"
     found, name = study.numbers, study.profile
-    known = set(SECTIONS) | set(study.about.get("sections", {})) | {"study", "threads"}
+    known = set(SECTIONS) | set(study.about.get("sections", {})) | {"study", "threads", "devices"}
     section_of = dict(arms=lambda arm: arm.section, generators=lambda g: g.sampler, autoencoders=lambda _: "decoder_tuning", loras=lambda _: "lora", samplers=lambda _: "label_sampling")
     for where, sections in [("", found), *((f"dataset.{d}.", s) for d, s in found.get("dataset", {}).items())]:
         for section, values in sections.items():
@@ -169,9 +177,9 @@ def _check_profile(
                     cls = study.section(section_of[section](getattr(study, section)[entry]))
                     configure(cls, changed, f"[{where}{section}.{entry}] of profile {name!r}")
             elif section == "study": configure(type(study.choices), values, place)
-            elif section == "threads" and not where: _check_threads(values, place)
+            elif section in ("threads", "devices") and not where: _check_counts(values, place)
             elif section in SOURCES: configure(SOURCES[section], (dict(path=Path()) if SOURCES[section].place == "needed" else {}) | values, place)
-            elif section in known - {"threads"}: configure(study.section(section), found.get(section, {}) | values, place)
+            elif section in known - {"threads", "devices"}: configure(study.section(section), found.get(section, {}) | values, place)
             else: raise ValueError(f"unknown section [{where}{section}] in profile {name!r}: choose from {sorted(known | set(SOURCES) | set(section_of))}")
 
 # %% ../../nbs/run/workflow.ipynb #c017
@@ -214,6 +222,21 @@ def _without_pool(
     asked = [name for name, about in study.about["targets"].items() if about.get("pool") and (name in wanted or "all" in wanted and not about.get("alone"))]
     return [f"{study.paper}_{name}" for name in asked] if asked and not study.pool else []
 
+# %% ../../nbs/run/workflow.ipynb #rl01
+def _check_released(
+    study: Study, # Its rows
+    split: pd.DataFrame, # As its images are dealt
+) -> None:
+    "Published images and LoRAs are there, and complete, if a row learns from them"
+    used = {g: study.generators[g] for arm in study.table().values() for g in arm.generators}
+    for name in (g for g, about in used.items() if about.stage == "released"):
+        from logex_nb.generate.released import released_pictures # here, as only such rows need it
+        released_pictures(study.sampling(name), split[split.part == "tail"].label.unique().tolist())
+    for lora in {about.lora for about in used.values() if about.stage == "images" and about.lora}:
+        if (file := study.settings("lora", **study.differences("loras", lora)).file) and not locate(file).is_file():
+            raise ValueError(f"no LoRA at {locate(file)}: download it, LoGex's from https://doi.org/10.5281/zenodo.13628864, and put it there")
+
+
 # %% ../../nbs/run/workflow.ipynb #c019b
 def snakemake_command(
     study: Study, # Paper, profile, dataset and rows
@@ -226,7 +249,7 @@ def snakemake_command(
 ) -> list[str]: # For `subprocess`
     "How Snakemake is called, after a check of everything that can be checked now"
     _check_profile(study), study.table() # what is wrong with them is said now
-    if not (plan and study.absent): _dealt(study) # and whether the images suffice
+    if not (plan and study.absent): _check_released(study, _dealt(study)) # and whether the images suffice
     if "all" not in wanted and (lacking := _without_pool(study, wanted)):
         raise ValueError(f"{' and '.join(lacking)} need a pool, and {study.name} has none: set `pool` in [protocol] of the profile, or images aside with split=pool in metadata.csv")
     if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")

@@ -1,11 +1,12 @@
 # Which notebook of LoGex makes which file. A stage is done when its record.json is there, which it writes last;
 # everything else in its folder stays out of `output`, so that a stage that died can resume from it.
+from logex_nb.data.sources import files_below, locate
 from logex_nb.run.workflow import Stage, needs_of, share_name, study_of
 
 study = study_of(config)
 SEEDS = [int(s) for s in str(config["seeds"]).split(",")]
 POOL, ROWS, FIRST = study.pool, study.table(), study.generation(0)
-BY_STAGE = {stage: "|".join(k for k, g in study.generators.items() if g.stage == stage) for stage in ("images", "outliers")}
+BY_STAGE = {stage: "|".join(k for k, g in study.generators.items() if g.stage == stage) for stage in ("images", "outliers", "released")}
 GUIDES = "|".join({g.guide for g in study.generators.values() if g.stage == "images"})
 ASKED = dict(seeds=str(config["seeds"]), rows=study.rows)
 
@@ -126,7 +127,7 @@ rule redrawn:
     input: records("data"), records("base"), lambda w: [records("lora", "tail", FIRST)] if int(w.percent) else []
     output: redrawn.outputs
     wildcard_constraints: percent=r"\d+"
-    params: made_of=lambda w: redrawn.made_of(w, prompt=study.choices.prompt, guidance=study.settings("guidance"))
+    params: made_of=lambda w: redrawn.made_of(w, prompt=study.choices.prompt, guidance=study.settings("guidance"), most=study.redrawn(int(w.percent)))
     threads: redrawn.threads
     resources: gpu=1
     shell: redrawn.command
@@ -145,6 +146,24 @@ rule scores:
     threads: scores.threads
     resources: gpu=1
     shell: scores.command
+
+
+# Images that were published
+
+released = stage("released", "{generator}", "{generation}", generator="{generator}", generation="{generation}")
+
+
+def pictures(w):
+    return [str(locate(study.sampling(w.generator).folder) / name) for name, *_ in files_below(locate(study.sampling(w.generator).folder))]
+
+
+rule released:
+    input: records("data"), pictures
+    output: released.outputs
+    wildcard_constraints: generator=BY_STAGE["released"], generation=r"set\d+"
+    params: made_of=lambda w: released.made_of(w, released=study.sampling(w.generator))
+    threads: released.threads
+    shell: released.command
 
 
 rule outliers:
