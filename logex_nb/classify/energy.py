@@ -148,15 +148,16 @@ def _detector_epoch(
     "One pass over the head images, with as many from outside"
     device, total = labels.device, torch.zeros((), device=labels.device)
     for ids, others in _paired_batches(len(labels), len(held_outside), recipe.batch, generator):
-        x = torch.cat([fetch(held, ids, device, generator), fetch(held_outside, others, device, generator)])
-        x = augment(x, generator, recipe.hflip, recipe.vflip, recipe.rotation, recipe.jitter)
-        with autocast(device, recipe.precision):
-            z = detector.head(detector.features(x))
-        loss = _energy_loss(detector, z.float(), labels[ids.to(device)], beta)
         optimizer.zero_grad()
-        loss.backward()
+        for part in zip(*(rows.split(max(1, recipe.at_once // 2) if recipe.at_once else len(ids)) for rows in (ids, others))): # as many of each kind
+            x = torch.cat([fetch(images, rows, device, generator) for images, rows in zip((held, held_outside), part)])
+            x = augment(x, generator, recipe.hflip, recipe.vflip, recipe.rotation, recipe.jitter)
+            with autocast(device, recipe.precision):
+                z = detector.head(detector.features(x))
+            loss = _energy_loss(detector, z.float(), labels[part[0].to(device)], beta) * len(part[0])
+            (loss / len(ids)).backward()
+            total += loss.detach()
         optimizer.step()
-        total += loss.detach() * len(ids)
     return total.item() / len(labels)
 
 # %% ../../nbs/classify/energy.ipynb #c033

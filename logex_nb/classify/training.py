@@ -28,7 +28,7 @@ from .frozen import seen_by
 from .losses import Loss, make_loss, make_weights
 from .outputs import predict
 from .rebalancing import adjust_head, balanced_batches, forget_head, mixup, normalise_head, smote
-from ..core import PRECISIONS, autocast, child_seed, leftover, settled, write_json
+from ..core import PRECISIONS, add_gradients, add_up, autocast, child_seed, leftover, processes, settled, write_json
 from ..data.tiles import Tiles
 from ..detect.tail import part_ids, tail_summary
 
@@ -45,6 +45,7 @@ class Training:
     views: int = 1 # Orientations whose outputs are averaged when the classifier is asked, up to 8
     epochs: int = 60 # Passes over the training images
     batch: int = 128 # Images per step
+    at_once: int = 0 # Of them, how many go through the network at once, for want of memory; 0: all
     updates: int = 0 # Steps per epoch, the same however many images there are; 0: each image once
     lr: float = 1e-4 # Learning rate at the start
     min_lr: float = 1e-5 # Where the cosine ends
@@ -92,6 +93,8 @@ def _check_settings(config: Training) -> None:
     if config.smote and not config.frozen: raise ValueError(f"smote is {config.smote}: only a frozen body gives vectors that can be blended, set frozen = true")
     if config.frozen and config.jitter: raise ValueError(f"jitter is {config.jitter}: a frozen body sees each image in its own colours only, set it to 0")
     if not 1 <= config.views <= 8: raise ValueError(f"{config.views} views: choose from 1 to 8")
+    if config.at_once < 0: raise ValueError(f"at_once is {config.at_once}: give a number of images, or 0 for the whole batch")
+    if config.at_once and config.reduction == "weighted": raise ValueError("reduction = 'weighted' divides by the weights of a whole batch: set at_once to 0")
     for key in ("epochs", "batch"):
         if getattr(config, key) < 1:
             raise ValueError(f"{key} is {getattr(config, key)}: at least 1 is needed")
@@ -139,20 +142,25 @@ def train_epoch(
     draws, seen = dict(random=lambda: shuffled(len(labels), config.batch, generator),
                        balanced=lambda: balanced_batches(labels, config.batch, generator)), 0
     once = draws[config.sampling]
+    number, many = processes()
     for ids in islice(chain.from_iterable(once() for _ in count()), config.updates) if config.updates else once():
-        y, seen = labels[ids.to(device)], seen + len(ids)
-        x = fetch(held, ids, device, generator)
-        x = augment(x, generator, config.hflip, config.vflip, config.rotation, config.jitter)
-        losses_of = lambda logits: loss(logits, y)
-        if config.mixup: x, losses_of = mixup(x, y, loss, config.mixup, generator)
-        with autocast(device, config.precision):
-            logits = net.head(net.features(x))
-        losses = losses_of(logits.float())
-        if weights is not None: losses = losses * weights[ids.to(device)]
         optimizer.zero_grad()
-        losses.mean().backward()
+        for k, part in enumerate(ids.split(config.at_once or -(-len(ids) // many))):
+            y, x = labels[part.to(device)], fetch(held, part, device, generator)
+            x = augment(x, generator, config.hflip, config.vflip, config.rotation, config.jitter)
+            losses_of = lambda logits, y=y: loss(logits, y)
+            if config.mixup: x, losses_of = mixup(x, y, loss, config.mixup, generator)
+            if k % many != number: continue # another process sees it; what it draws is drawn here, too
+            with autocast(device, config.precision):
+                logits = net.head(net.features(x))
+            losses = losses_of(logits.float())
+            if weights is not None: losses = losses * weights[part.to(device)]
+            (losses.sum() / len(ids)).backward()
+            total += losses.detach().sum()
+        add_gradients(net)
         optimizer.step()
-        total += losses.detach().sum()
+        seen += len(ids)
+    add_up(total)
     return total.item() / seen
 
 # %% ../../nbs/classify/training.ipynb #c024
@@ -260,6 +268,8 @@ def run_epochs(
         net.train(epoch == 0 if config.bn_mode == "paper" else not config.crt_epochs)
         generator = torch.Generator().manual_seed(child_seed(seed, "epoch", epoch))
         mean = one_pass(epoch, generator)
+        if net.training and (many := processes()[1]) > 1: # statistics of the batches that each has seen
+            for b in filter(Tensor.is_floating_point, net.buffers()): add_up(b.div_(many))
         if not math.isfinite(mean):
             raise RuntimeError(f"training loss is {mean} in epoch {epoch + 1}: try a lower lr than "
                                f"{config.lr:g}; the {epoch} epochs before it are kept in {folder}")
@@ -268,7 +278,7 @@ def run_epochs(
         if look and row["value"] > max((r["value"] for r in history), default=-math.inf):
             best = {name: value.detach().clone() for name, value in net.state_dict().items()}
         history.append(row | dict(seconds=round(time.time() - begin, 2)))
-        save_checkpoint(folder, key, net, optimizer, history, best)
+        if not processes()[0]: save_checkpoint(folder, key, net, optimizer, history, best)
         bar.set_postfix({k: f"{row[k]:.3g}" for k in ("train_loss", "bacc_head", "fpr95_id") if k in row})
     if best: net.load_state_dict(best)
 
@@ -313,9 +323,11 @@ def train(
     learned = nn.ModuleList([net.neck, net.head]) if config.frozen else net
     run_epochs(learned, optimizer, one_pass, look, config, seed, folder, key, progress)
     tau = _edit_head(net, counts, val_images, val_labels, tail, config)
-    if config.posthoc != "none": write_json(folder / "posthoc.json", dict(kind=config.posthoc, tau=tau))
-    save_classifier(net, folder, classes)
-    (folder / "checkpoint.pt").unlink()
+    if not processes()[0]: # which writes
+        if config.posthoc != "none": write_json(folder / "posthoc.json", dict(kind=config.posthoc, tau=tau))
+        save_classifier(net, folder, classes)
+        (folder / "checkpoint.pt").unlink()
+    add_up(torch.zeros(1, device=device)) # nobody goes on before that
     return net.eval()
 
 # %% ../../nbs/classify/training.ipynb #rp1

@@ -40,13 +40,11 @@ NO_SCORES = ("class_id", "called", "copy", "nearest", "likeness") # Columns of a
 def _pool(tiles: Tiles, amount: int | str, redrawn: Tiles | None = None) -> tuple[np.ndarray, np.ndarray]:
     "Further real images of the tail classes, so many of each, as they are or redrawn"
     pool = tiles.subset(split="pool") if (tiles.table.split == "pool").any() else []
-    if redrawn is not None:
-        if pool.table.sha256.tolist() != redrawn.table.sha256.tolist(): raise ValueError("the redrawn images are not those of the pool: run the stage redrawn again")
-        pool = redrawn
     if not len(pool): raise ValueError("the arm needs a pool, and the split has none: set pool in [protocol], or rows in [study] without this arm")
-    order = pool.table.groupby("class_id").cumcount().to_numpy()
-    keep = np.arange(len(pool)) if amount == "all" else np.flatnonzero(order < amount)
-    return pool.images[keep], pool.labels[keep]
+    few = lambda found: np.arange(len(found)) if amount == "all" else np.flatnonzero(found.table.groupby("class_id").cumcount() < amount)
+    keep, chosen = few(pool), pool if redrawn is None else redrawn
+    if pool.table.sha256[keep].tolist() != chosen.table.sha256[few(chosen)].tolist(): raise ValueError("the redrawn images are not those of the pool: run the stage redrawn again")
+    return chosen.images[few(chosen)], chosen.labels[few(chosen)]
 
 
 def _drawn(tiles: Tiles, entry: dict, drawn: dict[str, Path], scores: dict[tuple[str, str], Path]) -> tuple[np.ndarray, np.ndarray]:

@@ -189,7 +189,8 @@ def stage_price(
         n = config["per_class"] * (counts.tail if stage == "images" else counts.head)
         return dict(images=n, operations=n * _generator(study, _known(guide.backbone), config.get("classifier_size", 0)).image(config), bytes=2 * n * pixels)
     if stage == "redrawn":
-        n, ops = counts.all - counts.train - counts.asked, _generator(study, "50", 0)
+        pool, ops = counts.all - counts.train - counts.asked, _generator(study, "50", 0)
+        n = min(pool, settings["most"] * counts.tail) if settings.get("most") else pool
         return dict(images=n, operations=n * (int(parts[0]) / 100 * settings["guidance"]["num_inference_steps"] * ops.step + 2 * ops.look), bytes=n * pixels) # encoded, and decoded
     if stage in _TRAININGS and "recipes" in settings: return _page(study, stage, settings, counts)
     if "backbone" in (training := settings.get("training", {})):
