@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'repo_root', 'profiles', 'read_toml', 'read_profile', 'configure', 'load_config', 'child_seed',
-           'computes_bf16', 'autocast', 'settled', 'atomic', 'write_json', 'leftover', 'sha256', 'fingerprint',
-           'changed_profile', 'environment', 'peak_memory', 'Run', 'read_record', 'share_name']
+           'computes_bf16', 'autocast', 'settled', 'processes', 'add_up', 'add_gradients', 'atomic', 'write_json',
+           'leftover', 'sha256', 'fingerprint', 'changed_profile', 'environment', 'peak_memory', 'Run', 'read_record',
+           'share_name']
 
 # %% ../nbs/core.ipynb #c002
 import dataclasses
@@ -152,6 +153,37 @@ def settled(
 ) -> _T: # The same, never with `auto`
     "`auto` replaced by what this hardware does: a run that is resumed on another kind begins afresh instead of mixing two"
     return dataclasses.replace(config, precision="bf16" if computes_bf16(device) else "fp32") if config.precision == "auto" else config
+
+# %% ../nbs/core.ipynb #pr91
+def processes() -> tuple[int, int]: # Number of this one, from 0, and how many there are
+    "The processes that share the work of this one"
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2: return 0, 1
+    import torch
+    from accelerate import PartialState # here, as a process that is alone does not need it
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return state.process_index, state.num_processes
+
+
+def add_up(
+    *tensors: Any, # Each a `torch.Tensor`, changed in place
+) -> None:
+    "The sum over all processes; no process goes on before it is known"
+    if processes()[1] == 1: return
+    import torch
+    for tensor in tensors: torch.distributed.all_reduce(tensor)
+
+
+def add_gradients(
+    net: Any, # A `torch.nn.Module`; a process whose part was empty has none
+) -> None:
+    "The gradient of a whole batch, of which each process has seen a part"
+    if processes()[1] == 1: return
+    import torch
+    for p in (p for p in net.parameters() if p.requires_grad):
+        if p.grad is None: p.grad = torch.zeros_like(p)
+        add_up(p.grad)
+
 
 # %% ../nbs/core.ipynb #c020
 @contextmanager

@@ -24,7 +24,7 @@ def notebook_of(path: Path, rule: str) -> Path:
 
 @pytest.mark.parametrize("path, rule", RULES, ids=lambda x: x.parent.name if isinstance(x, Path) else x.split(":")[0])
 def test_a_rule_asks_for_a_device_if_its_notebook_uses_one(path, rule):
-    assert ("    resources: gpu=1\n" in rule) == uses_device(notebook_of(path, rule))
+    assert bool(re.search(r"^    resources: gpu=(1|\w+\.devices)$", rule, re.M)) == uses_device(notebook_of(path, rule))
 
 
 STAGE = """

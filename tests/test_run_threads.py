@@ -26,8 +26,8 @@ def test_a_stage_has_the_threads_of_its_profile():
 
 @pytest.mark.parametrize("threads, message", [
     ({"featurse": 2}, "unknown stage 'featurse' in [threads] of profile 'smoke': choose from ["),
-    ({"features": 0}, "features in [threads] of profile 'smoke' is 0: give a number of threads, 1 or more"),
-    ({"features": "all"}, "features in [threads] of profile 'smoke' is 'all': give a number of threads, 1 or more")])
+    ({"features": 0}, "features in [threads] of profile 'smoke' is 0: give a whole number, 1 or more"),
+    ({"features": "all"}, "features in [threads] of profile 'smoke' is 'all': give a whole number, 1 or more")])
 def test_threads_that_are_none(monkeypatch, threads, message):
     numbers = STUDY.numbers | dict(threads=threads)
     monkeypatch.setattr(Study, "numbers", property(lambda self: numbers))

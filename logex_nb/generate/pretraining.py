@@ -23,7 +23,7 @@ from diffusers import ModelMixin
 from torch import nn
 from tqdm import tqdm
 
-from ..core import atomic, autocast, child_seed, fingerprint, settled, sha256, leftover
+from ..core import add_gradients, add_up, atomic, autocast, child_seed, fingerprint, processes, settled, sha256, leftover
 from .patches import PatchAutoencoder
 from .pipeline import (
     Architecture, StableDiffusionPipeline, build_pipeline, encode_images, encode_prompts, save_pipeline)
@@ -62,18 +62,20 @@ def _schedule(
 # %% ../../nbs/generate/pretraining.ipynb #c009
 def _update(net: nn.Module, mean: nn.Module, opt: torch.optim.Optimizer, loss: torch.Tensor, decay: float) -> float | str:
     "One clipped step of `net` and its average `mean`; the loss, or what is not finite, in words"
-    if not torch.isfinite(loss): return f"loss is {loss.item()}"
+    add_up(whole := loss.detach().clone())
+    if not torch.isfinite(whole): return f"loss is {whole.item()}"
     opt.zero_grad(), loss.backward()
+    add_gradients(net)
     norm = nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     if not torch.isfinite(norm): return f"gradient norm is {norm.item()}"
     opt.step()
     for m, p in zip(mean.parameters(), net.parameters()): m.lerp_(p.detach(), 1 - decay)
-    return loss.item()
+    return whole.item()
 
 # %% ../../nbs/generate/pretraining.ipynb #1d847b11
 def fit_averaged(
     net: nn.Module, # Trained in place; ends with the averaged weights
-    loss_at: Callable[[int], torch.Tensor], # Loss of update `step`, drawing only from seeds of that step
+    loss_at: Callable[[int], torch.Tensor], # Loss of update `step`, drawing only from seeds of that step; of several processes, each one's part of it
     steps: int, # Updates
     lr: float, # Peak learning rate
     ema: float, # Decay of the weight average
@@ -102,6 +104,7 @@ def fit_averaged(
             history.append((step + 1, sum(recent) / len(recent)))
             bar.set_postfix(loss=f"{history[-1][1]:.4f}")
             recent = []
+            if processes()[0]: continue # the first one writes
             with atomic(checkpoint) as tmp:
                 torch.save(dict(net=net.state_dict(), mean=mean.state_dict(), opt=opt.state_dict(),
                                 step=step + 1, history=history, key=key), tmp)
@@ -129,6 +132,16 @@ def dihedral(
     x = x.rot90(k % 4, (-2, -1))
     return x.flip(-1) if k >= 4 else x
 
+# %% ../../nbs/generate/pretraining.ipynb #pr93
+def _own(
+    batch: int, # Images of an update
+) -> tuple[slice, float]: # Its rows, and their share of the batch
+    "What this process sees of a batch"
+    number, many = processes()
+    if batch < many: raise ValueError(f"a batch of {batch} cannot be shared by {many} processes: raise it, or lower `base` in [devices]")
+    return slice(number, None, many), len(range(number, batch, many)) / batch
+
+
 # %% ../../nbs/generate/pretraining.ipynb #1cd92099
 def _depends_on(
     net: ModelMixin, # What is trained
@@ -152,18 +165,18 @@ def _pretrain_vae(
     progress: bool = True, # Show a bar
 ) -> pd.DataFrame: # Loss history
     "Train the autoencoder on `images`, then scale its latents to unit variance"
-    vae = pipe.vae.requires_grad_(True)
+    vae, (rows, part) = pipe.vae.requires_grad_(True), _own(config.vae_batch)
     data = torch.from_numpy(np.ascontiguousarray(images))
 
     def loss_at(step: int) -> torch.Tensor:
         g = torch.Generator().manual_seed(child_seed(seed, "vae", step))
         x = data[torch.randint(len(data), (config.vae_batch,), generator=g)].permute(0, 3, 1, 2)
-        x = dihedral(x, step % 8).contiguous().to(vae.device) / 127.5 - 1
+        x = dihedral(x[rows], step % 8).contiguous().to(vae.device) / 127.5 - 1
         with autocast(vae.device, config.precision):
             posterior = vae.encode(x).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=g).to(vae.device)
+            noise = torch.randn((config.vae_batch, *posterior.mean.shape[1:]), generator=g)[rows].to(vae.device)
             output = vae.decode(posterior.mean + posterior.std * noise).sample
-        return _reconstruction_loss(output.float(), x, config.edges) + config.kl * posterior.kl().mean()
+        return part * (_reconstruction_loss(output.float(), x, config.edges) + config.kl * posterior.kl().mean())
 
     names = ("vae_steps", "vae_batch", "vae_lr", "kl", "edges", "ema", "precision")
     if isinstance(vae, PatchAutoencoder): # has nothing to learn but a mean
@@ -215,6 +228,7 @@ def train_unet(
 ) -> pd.DataFrame: # Loss history
     "Train the UNet to predict the noise in latents of `images`"
     unet, alphas = pipe.unet.requires_grad_(True), pipe.scheduler.alphas_cumprod
+    rows, part = _own(config.unet_batch)
     latents = cache(lambda: _encode_views(pipe, images)) # on the first update: a finished fit that is only loaded needs none
     texts = sorted(set(captions))
     embeds = encode_prompts(pipe, ["", *texts]).cpu()
@@ -229,8 +243,9 @@ def train_unet(
         z = latents()[k, i]
         noise = torch.randn(z.shape, generator=g)
         empty = torch.rand(n, generator=g) < config.caption_dropout
-        errors = _errors(unet, z, noise, t, embeds[text_of[i].masked_fill(empty, 0)], alphas, config.precision)
-        return (weights[t].to(unet.device) * errors).mean()
+        context = embeds[text_of[i].masked_fill(empty, 0)]
+        errors = _errors(unet, *(x[rows] for x in (z, noise, t, context)), alphas, config.precision)
+        return part * (weights[t[rows]].to(unet.device) * errors).mean()
 
     sees = dict(latents=fingerprint(pipe.vae), texts=sha256(embeds.numpy().tobytes())) # a resumed UNet must see the same
     key = _depends_on(unet, images, captions, asdict(replace(config, checkpoint_every=0, images=0)) | sees, seed)
@@ -258,6 +273,7 @@ def pretrain(
     pipe = build_pipeline(captions, architecture, seed).to(device)
     for name, history in (("vae", _pretrain_vae(pipe, images, config, folder, seed, progress)),
                           ("unet", train_unet(pipe, images, captions, config, folder, seed, progress))):
+        if processes()[0]: continue # the first one writes
         with atomic(folder / f"{name}.csv") as tmp: history.to_csv(tmp, index=False)
-    save_pipeline(pipe, folder / "pipeline")
+    if not processes()[0]: save_pipeline(pipe, folder / "pipeline")
     return pipe

@@ -80,6 +80,7 @@ def _execute(
     record = Path(record or folder / "record.json")
     values, code = _typed_parameters(notebook, given), code_of(notebook, *also)
     os.environ.setdefault("GLIBC_TUNABLES", KEEP_MEMORY) # read by the kernel's C library when it starts
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1") # to ask whether there is a GPU must not spoil the processes that a stage starts
     os.environ.update({f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}) # whatever the number of cores
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (folder / "error.txt", folder / "code.json", record): stale.unlink(missing_ok=True)
@@ -118,10 +119,11 @@ def logex_run(
     record: str = "", # The record that it writes; record.json in the stage folder if empty
     also: str = "", # Comma-separated definitions that it looks up at run time
     threads: int = 1, # It computes with
+    devices: int = 1, # It may train on, where there are as many
     words: str = "", # Digest of the names that it shows
 ):
     "Run one experiment notebook with papermill"
     try:
-        with own_device() if uses_device(notebook) else nullcontext(), report_stage(folder, record):
+        with own_device(devices) if uses_device(notebook) else nullcontext(), report_stage(folder, record):
             _execute(notebook, folder, record or None, also.split(",") if also else (), threads, words, **dict(g.split("=", 1) for g in given))
     except (ValueError, RuntimeError, OSError) as e: sys.exit(f"error: {e}")

@@ -151,6 +151,16 @@ def threads(
     "Threads that a stage computes with. The number changes rounding, so the profile sets it, not the machine"
     return self.numbers.get("threads", {}).get(stage, 1)
 
+# %% ../../nbs/run/study.ipynb #dv40
+@patch
+def devices(
+    self: Study,
+    stage: str, # Name of a stage
+) -> int: # 1 if the profile's `[devices]` does not name it
+    "Devices that share the training of a stage, where there are as many"
+    return self.numbers.get("devices", {}).get(stage, 1)
+
+
 # %% ../../nbs/run/study.ipynb #c016d
 @patch(as_prop=True)
 def name(self: Study) -> str:
@@ -293,6 +303,17 @@ def decoded(
     "As the arm says; or else as the study says of it, or of its section"
     chosen = self.arms[arm]
     return bool({arm, chosen.section} & set(self.choices.decoded)) if chosen.decoded is None else chosen.decoded
+
+# %% ../../nbs/run/study.ipynb #rd01
+@patch
+def redrawn(
+    self: Study,
+    percent: int, # Of their trajectory
+) -> int: # Of each class; 0: all
+    "How many pool images some arm wants redrawn"
+    asked = [a["pool"] for arm in self.arms.values() for a in arm.add if a.get("redrawn") == percent]
+    return 0 if "all" in asked or not asked else max(asked)
+
 
 # %% ../../nbs/run/study.ipynb #c021b
 @patch

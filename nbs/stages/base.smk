@@ -12,5 +12,5 @@ rule base:
     params: made_of=lambda w: base.made_of(w, **settings)
     threads: base.threads
     priority: 7 # all that generates waits for it
-    resources: gpu=1
+    resources: gpu=base.devices
     shell: base.command

@@ -11,5 +11,5 @@ rule classifier:
     wildcard_constraints: arm="|".join(k for k, arm in study.arms.items() if arm.trainer == "classifier"), seed=r"\d+"
     params: made_of=lambda w: classifier.made_of(w, training=study.training(w.arm), arm=study.arms[w.arm], decoded=study.decoded(w.arm))
     threads: classifier.threads
-    resources: gpu=1
+    resources: gpu=classifier.devices
     shell: classifier.command
