@@ -93,7 +93,7 @@ def test_a_font_is_used_or_asked_for(font, recwarn):
 
 
 def test_a_run_gives_its_stages_the_fonts(font, tmp_path, capsys):
-    study = lambda *classes: SimpleNamespace(source=SimpleNamespace(open=lambda: SimpleNamespace(classes=classes)), runs=tmp_path)
+    study = lambda *classes: SimpleNamespace(absent="", source=SimpleNamespace(open=lambda: SimpleNamespace(classes=classes)), runs=tmp_path)
     assert _fonts(study("mel", "bcc"), False) == {} and not capsys.readouterr().out
     assert _fonts(study("mel", "痣"), True) == {} and capsys.readouterr().out.startswith("warning: no font is installed for 痣")
     font()
