@@ -11,7 +11,7 @@ case $TORCH in
     cpu|cuda) kind=$TORCH ;;
     *) echo "error: TORCH is '$TORCH': choose auto, cpu or cuda" >&2; exit 2 ;;
 esac
-echo "installing $torch ($kind) and the pinned packages into $venv: about three minutes"
+echo "installing $torch ($kind) and the pinned packages into $venv: two to four minutes"
 # torch alone and first: anything that pulls it in later would choose its own build
 if [ $kind = cpu ]; then
     $pip --no-deps "$torch" --index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 30

@@ -1,4 +1,7 @@
 "What several test files need"
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,3 +18,16 @@ def tiny_backbone(monkeypatch):
     monkeypatch.setitem(SIZES, "tiny", TINY)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    "A copy of the sources, with what the chain at smoke size has made of one paper's stages: `checkout('data', 'lora/tail')`"
+    root, made = Path(__file__).parent.parent, Path("runs/smoke/phantom/logex")
+
+    def copied(*stages):
+        for name in ("logex_nb", "nbs", "profiles"): shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("*.png", "__pycache__")) # a link would lead back
+        for name in ("Snakefile", "settings.ini"): (tmp_path / name).symlink_to(root / name)
+        for place in (*(made / stage for stage in stages), Path(".snakemake/metadata")): shutil.copytree(root / place, tmp_path / place)
+        return tmp_path
+    return copied

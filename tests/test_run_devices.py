@@ -10,6 +10,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from logex_nb.run.devices import uses_device
+from logex_nb.run.study import Study
+from logex_nb.run.workflow import Stage
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
 RULES = [(path, rule) for folder in ("stages", "papers/*") for path in sorted((ROOT / "nbs").glob(f"{folder}/*.smk"))
@@ -70,3 +72,13 @@ def test_a_third_stage_waits_until_one_of_two_is_killed(stage, tmp_path):
     assert device(tmp_path, "third", third) == device(tmp_path, "first", third)
     (tmp_path / "go on").touch()
     assert second.wait(timeout=60) == third.wait(timeout=60) == 0
+
+
+def test_a_stage_gets_no_more_devices_than_a_run(tmp_path, monkeypatch):
+    "The profile asks for three, the run has two, and the command is told of two"
+    monkeypatch.setattr(Study, "devices", lambda self, stage: 3)
+    asked = re.search(r"--devices \S+", Stage(Study("logex", "smoke", "phantom"), "lora").command)[0]
+    (tmp_path / "Snakefile").write_text(f'rule toy:\n    output: "said"\n    resources: gpu=3\n    shell: "echo {asked} > {{output}}"\n')
+    command = [sys.executable, "-m", "snakemake", "said", "--cores", "1", "--resources", "gpu=2", "--quiet", "all"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "said").read_text() == "--devices 2\n"

@@ -25,10 +25,8 @@ def run(folder, *words, ok=True):
 
 
 @pytest.mark.skipif(not (ROOT / MADE / "images/logex/set0/record.json").exists(), reason="the chain at smoke size has not run here")
-def test_what_was_published_is_learned_from(tmp_path):
-    for name in ("logex_nb", "nbs", "profiles"): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.png", "__pycache__")) # a link would lead back
-    for name in ("Snakefile", "settings.ini"): (tmp_path / name).symlink_to(ROOT / name)
-    for name in (MADE, Path(".snakemake/metadata")): shutil.copytree(ROOT / name, tmp_path / name)
+def test_what_was_published_is_learned_from(tmp_path, checkout):
+    checkout("")
     assert "no released images in" in run(tmp_path, "--target", "logex_table2", "--plan", ok=False)
 
     drawn = read_manifest(tmp_path / MADE / "images/logex/set0")

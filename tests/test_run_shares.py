@@ -1,6 +1,5 @@
 "A set of images that several jobs drew is the one that a single job draws"
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +16,8 @@ SET = MADE / "images" / "logex" / "set0"
 
 
 @pytest.mark.skipif(not (ROOT / SET / "record.json").exists(), reason="the chain at smoke size has not run here")
-def test_three_jobs_draw_what_one_draws(tmp_path):
-    for name in ("logex_nb", "nbs", "profiles"): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.png", "__pycache__")) # a link would lead back
-    for name in ("Snakefile", "settings.ini"): (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("data", "base", "autoencoder", "lora/tail", "classifier/auxiliary"): shutil.copytree(ROOT / MADE / name, tmp_path / MADE / name)
-    shutil.copytree(ROOT / ".snakemake" / "metadata", tmp_path / ".snakemake" / "metadata")
+def test_three_jobs_draw_what_one_draws(tmp_path, checkout):
+    checkout("data", "base", "autoencoder", "lora/tail", "classifier/auxiliary")
 
     def run(shares):
         command = [BIN / "logex_reproduce", "--rows", "logex", "--target", "logex_table2", "--cores", "2", "--shares", str(shares)]

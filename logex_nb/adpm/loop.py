@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, reduce
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -24,7 +23,7 @@ from .priors import Prior
 from .views import Views
 from ..classify.batches import shuffled
 from ..classify.checkpoints import load_checkpoint, save_checkpoint
-from ..core import atomic, child_seed, write_json
+from ..core import add_up, atomic, child_seed, processes, write_json
 
 # %% ../../nbs/adpm/loop.ipynb #c005
 def _warmup_cosine(
@@ -56,18 +55,18 @@ def fit(
     about = dict(warmup=0, ema=0., clip_grad=0., checkpoint_every=1, min_lr=0.) | asdict(config)
     folder.mkdir(parents=True, exist_ok=True)
     optimizer, per_epoch = _optimizer(net, config, apart), -(-rows // config.batch)
-    many = PartialState(cpu=next(net.parameters()).device.type == "cpu") # of processes; one, unless they were launched together
+    number, many = processes()
     history, kept = load_checkpoint(folder, key, net, optimizer)
     kept = kept or dict(average={}, best={})
-    quiet = dict(disable=True) if not progress or not many.is_main_process else {}
+    quiet = dict(disable=True) if not progress or number else {}
     bar = tqdm(range(len(history), config.epochs), unit="epoch", **quiet)
     for epoch in bar:
-        order, draws = _seeded(seed, epoch, many.process_index)
+        order, draws = _seeded(seed, epoch, number)
         step, total = epoch * per_epoch, 0.
         net.train()
         for ids in shuffled(rows, config.batch, order):
             lr = _warmup_cosine(step, config.epochs * per_epoch, about["warmup"] * per_epoch, config.lr, about["min_lr"])
-            loss, step = one_batch(ids[many.process_index::many.num_processes], draws), step + 1
+            loss, step = one_batch(ids[number::many], draws), step + 1
             optimizer.zero_grad(), loss.backward()
             _step(optimizer, lr, about["clip_grad"])
             if about["ema"]: kept["average"] = _averaged(kept["average"], net, min(about["ema"], step / (step + 9)))
@@ -75,7 +74,7 @@ def fit(
         history.append(dict(epoch=epoch + 1, lr=lr, train_loss=_finite((total / rows).item(), epoch, config)))
         if len(history) % about["checkpoint_every"] == 0 or len(history) == config.epochs:
             if validate: _keep_best(net, validate, history, kept)
-            if many.is_main_process: save_checkpoint(folder, key, net, optimizer, history, kept)
+            if not number: save_checkpoint(folder, key, net, optimizer, history, kept)
         bar.set_postfix(train_loss=f"{history[-1]['train_loss']:.3g}")
     if chosen := kept["best"] or kept["average"]: net.load_state_dict(chosen)
     net.eval()
@@ -102,10 +101,9 @@ def _finite(loss: float, epoch: int, config: Any) -> float:
 # %% ../../nbs/adpm/loop.ipynb #l009b
 def _step(optimizer: torch.optim.Optimizer, lr: float, clip: float) -> None:
     "One step with averaged gradients; rate and clipping are for the first group"
-    if PartialState().num_processes > 1:
+    if (many := processes()[1]) > 1:
         for group in optimizer.param_groups:
-            for p in group["params"]:
-                if p.grad is not None: p.grad = reduce(p.grad, "mean")
+            add_up(*(p.grad.div_(many) for p in group["params"] if p.grad is not None))
     first = optimizer.param_groups[0]
     if clip: nn.utils.clip_grad_norm_(first["params"], clip)
     first["lr"] = lr

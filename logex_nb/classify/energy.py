@@ -149,12 +149,13 @@ def _detector_epoch(
     device, total = labels.device, torch.zeros((), device=labels.device)
     for ids, others in _paired_batches(len(labels), len(held_outside), recipe.batch, generator):
         optimizer.zero_grad()
-        for part in zip(*(rows.split(max(1, recipe.at_once // 2) if recipe.at_once else len(ids)) for rows in (ids, others))): # as many of each kind
-            x = torch.cat([fetch(images, rows, device, generator) for images, rows in zip((held, held_outside), part)])
-            x = augment(x, generator, recipe.hflip, recipe.vflip, recipe.rotation, recipe.jitter)
+        x = torch.cat([fetch(held, ids, device, generator), fetch(held_outside, others, device, generator)])
+        x = augment(x, generator, recipe.hflip, recipe.vflip, recipe.rotation, recipe.jitter)
+        few = max(1, recipe.at_once // 2) if recipe.at_once else len(ids)
+        for inside, outside, rows in zip(x[:len(ids)].split(few), x[len(ids):].split(few), ids.split(few)): # as many of each
             with autocast(device, recipe.precision):
-                z = detector.head(detector.features(x))
-            loss = _energy_loss(detector, z.float(), labels[part[0].to(device)], beta) * len(part[0])
+                z = detector.head(detector.features(torch.cat([inside, outside])))
+            loss = _energy_loss(detector, z.float(), labels[rows.to(device)], beta) * len(rows)
             (loss / len(ids)).backward()
             total += loss.detach()
         optimizer.step()

@@ -37,13 +37,13 @@ def mixup(
     loss: Loss, # One value per image
     alpha: float, # Of the Beta distribution
     generator: torch.Generator, # On the CPU
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]: # Blended images, and their losses `[n]` as a function of logits
+) -> tuple[Tensor, Callable[..., Tensor]]: # Blended images, and their losses as a function of logits and, where these are not of all images, of the rows
     "One blend per batch (Zhang et al. 2018, eq. 1)"
     rng = np.random.default_rng(torch.randint(2**31, (), generator=generator).item())
     share = float(rng.beta(alpha, alpha))
     other = torch.randperm(len(images), generator=generator).to(labels.device)
     blend = share * images + (1 - share) * images[other]
-    return blend, lambda logits: share * loss(logits, labels) + (1 - share) * loss(logits, labels[other])
+    return blend, lambda logits, rows=slice(None): share * loss(logits, labels[rows]) + (1 - share) * loss(logits, labels[other][rows])
 
 # %% ../../nbs/classify/rebalancing.ipynb #sm01
 def smote(

@@ -144,22 +144,22 @@ def train_epoch(
     once = draws[config.sampling]
     number, many = processes()
     for ids in islice(chain.from_iterable(once() for _ in count()), config.updates) if config.updates else once():
+        y, seen = labels[ids.to(device)], seen + len(ids)
+        x = fetch(held, ids, device, generator)
+        x = augment(x, generator, config.hflip, config.vflip, config.rotation, config.jitter)
+        losses_of = lambda logits, rows: loss(logits, y[rows])
+        if config.mixup: x, losses_of = mixup(x, y, loss, config.mixup, generator)
         optimizer.zero_grad()
-        for k, part in enumerate(ids.split(config.at_once or -(-len(ids) // many))):
-            y, x = labels[part.to(device)], fetch(held, part, device, generator)
-            x = augment(x, generator, config.hflip, config.vflip, config.rotation, config.jitter)
-            losses_of = lambda logits, y=y: loss(logits, y)
-            if config.mixup: x, losses_of = mixup(x, y, loss, config.mixup, generator)
-            if k % many != number: continue # another process sees it; what it draws is drawn here, too
+        few = config.at_once or -(-len(ids) // many)
+        for rows in [slice(k, k + few) for k in range(0, len(ids), few)][number::many]:
             with autocast(device, config.precision):
-                logits = net.head(net.features(x))
-            losses = losses_of(logits.float())
-            if weights is not None: losses = losses * weights[part.to(device)]
+                logits = net.head(net.features(x[rows]))
+            losses = losses_of(logits.float(), rows)
+            if weights is not None: losses = losses * weights[ids[rows].to(device)]
             (losses.sum() / len(ids)).backward()
             total += losses.detach().sum()
         add_gradients(net)
         optimizer.step()
-        seen += len(ids)
     add_up(total)
     return total.item() / seen
 
@@ -282,6 +282,13 @@ def run_epochs(
         bar.set_postfix({k: f"{row[k]:.3g}" for k in ("train_loss", "bacc_head", "fpr95_id") if k in row})
     if best: net.load_state_dict(best)
 
+# %% ../../nbs/classify/training.ipynb #lv01
+def _leave(net: ImageClassifier, folder: Path, classes: Sequence[str], posthoc: str, tau: float) -> None:
+    "What a finished run leaves"
+    if posthoc != "none": write_json(folder / "posthoc.json", dict(kind=posthoc, tau=tau))
+    save_classifier(net, folder, classes)
+    (folder / "checkpoint.pt").unlink()
+
 # %% ../../nbs/classify/training.ipynb #c039
 def train(
     images: np.ndarray, # Training images, uint8 `[n, h, w, 3]`, or `[n, v, h, w, 3]` in `v` versions
@@ -306,6 +313,7 @@ def train(
     remembered = Path(remembered or folder / "remembered")
     weighing = [] if weights is None else [np.asarray(weights, np.float32)]
     if weighing and (config.smote or config.crt_epochs or len(weights) != len(labels)): raise ValueError(f"{len(weights)} weights for {len(labels)} images: give one each, and neither smote nor crt_epochs")
+    if config.reduction == "weighted" and processes()[1] > 1: raise ValueError("reduction = 'weighted' divides by the weights of a whole batch: leave `classifier` out of [devices]")
     key, first = run_key(asdict(config), seed, *data, np.asarray(tail), *weighing), None
     if config.crt_epochs:
         begin, first = replace(config, crt_epochs=0, posthoc="none"), folder / f"first-{key[:12]}"
@@ -323,10 +331,7 @@ def train(
     learned = nn.ModuleList([net.neck, net.head]) if config.frozen else net
     run_epochs(learned, optimizer, one_pass, look, config, seed, folder, key, progress)
     tau = _edit_head(net, counts, val_images, val_labels, tail, config)
-    if not processes()[0]: # which writes
-        if config.posthoc != "none": write_json(folder / "posthoc.json", dict(kind=config.posthoc, tau=tau))
-        save_classifier(net, folder, classes)
-        (folder / "checkpoint.pt").unlink()
+    if not processes()[0]: _leave(net, folder, classes, config.posthoc, tau)
     add_up(torch.zeros(1, device=device)) # nobody goes on before that
     return net.eval()
 

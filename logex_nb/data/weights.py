@@ -37,7 +37,7 @@ PIPELINE = Layout(("model_index.json", *(f"{part}/{file}" for part in ("unet", "
                   "model_index.json", "model_index.json and its folders unet, vae, text_encoder, tokenizer and scheduler, with their safetensors")
 BODY = Layout(("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json"),
               "config.json", "config.json, model.safetensors and, if there is one, preprocessor_config.json")
-_OTHER_FORMS = "*.fp16.*", "*.non_ema.*", "*-non_ema*", "*pruned*" # Of the same weights
+_OTHER_FORMS = "*.fp16.*", "*.non_ema.*" # Of the same weights
 
 # %% ../../nbs/data/weights.ipynb #w010
 def to_bring(

@@ -16,8 +16,6 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
-from accelerate.utils import reduce
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -28,7 +26,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ..core import PRECISIONS, atomic, autocast, child_seed, settled, sha256, leftover
+from ..core import PRECISIONS, add_gradients, add_up, atomic, autocast, child_seed, leftover, processes, settled, sha256
 from .pipeline import StableDiffusionPipeline, at_side, encode_prompts, image_side
 from .pretraining import snr_weights
 
@@ -163,8 +161,8 @@ def accumulate(
     weights: torch.Tensor | None = None, # Loss weight of each time `[T]`; all alike if none
 ) -> float: # Weighted mean squared error over all images
     "Gradient of the denoising loss, `batch` images at a time (Ho et al. 2020, eq. 14); of several processes each takes its share"
-    total, dtype, many = torch.zeros((), device=noise.device), unet.conv_in.weight.dtype, PartialState(cpu=noise.device.type == "cpu")
-    for i in range(0, len(noise), config.batch)[many.process_index::many.num_processes]:
+    total, dtype, (number, many) = torch.zeros((), device=noise.device), unet.conv_in.weight.dtype, processes()
+    for i in range(0, len(noise), config.batch)[number::many]:
         x, t, text, target = (v[i : i + config.batch] for v in (*inputs, noise))
         with autocast(noise.device, config.precision):
             predicted = unet(x.to(dtype), t, text.to(dtype)).sample
@@ -173,9 +171,7 @@ def accumulate(
         loss = errors.sum() / len(noise)
         loss.backward()
         total += loss.detach()
-    if many.num_processes > 1:
-        for p in (p for p in unet.parameters() if p.requires_grad): p.grad = reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
-        total = reduce(total, "sum")
+    add_gradients(unet), add_up(total)
     return total.item()
 
 # %% ../../nbs/generate/lora.ipynb #c043
@@ -247,7 +243,7 @@ def _fit(pipe: StableDiffusionPipeline, encoded: _Encoded, params: list[torch.nn
         _check_course(losses, max(config.log_every, 50))
         optimizer.step()
         schedule.step()
-        if (step + 1) % config.checkpoint_every == 0 and PartialState().is_main_process: _save(checkpoint, key, losses, *state)
+        if (step + 1) % config.checkpoint_every == 0 and not processes()[0]: _save(checkpoint, key, losses, *state)
         bar.set_postfix(loss=f"{np.mean(losses[-config.log_every:]):.4f}", refresh=False)
     return losses
 
@@ -309,7 +305,7 @@ def train_lora(
     except BaseException:
         pipe.unload_lora_weights()
         raise
-    if PartialState().is_main_process:
+    if not processes()[0]: # which writes
         _history(losses, config.log_every).to_csv(folder / "history.csv", index=False)
         _save_lora(pipe, folder)
         (folder / "checkpoint.pt").unlink(missing_ok=True)

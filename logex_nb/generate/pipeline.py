@@ -253,7 +253,6 @@ def pipeline_sums(
     "What a record says of the weights of a pipeline"
     return weight_sums(_pipeline_folder(source), PIPELINE)
 
-
 # %% ../../nbs/generate/pipeline.ipynb #585a51b7
 def save_pipeline(
     pipe: StableDiffusionPipeline, # To be written

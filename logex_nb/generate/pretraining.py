@@ -141,7 +141,6 @@ def _own(
     if batch < many: raise ValueError(f"a batch of {batch} cannot be shared by {many} processes: raise it, or lower `base` in [devices]")
     return slice(number, None, many), len(range(number, batch, many)) / batch
 
-
 # %% ../../nbs/generate/pretraining.ipynb #1cd92099
 def _depends_on(
     net: ModelMixin, # What is trained

@@ -160,7 +160,6 @@ def devices(
     "Devices that share the training of a stage, where there are as many"
     return self.numbers.get("devices", {}).get(stage, 1)
 
-
 # %% ../../nbs/run/study.ipynb #c016d
 @patch(as_prop=True)
 def name(self: Study) -> str:
@@ -262,7 +261,6 @@ def samplers(self: Study) -> dict[str, dict]:
     "All ways of drawing labels, as differences from the profile's section"
     return _Entries(self.home / "samplers.toml")
 
-
 # %% ../../nbs/run/study.ipynb #c020d
 @patch
 def differences(
@@ -306,14 +304,13 @@ def decoded(
 
 # %% ../../nbs/run/study.ipynb #rd01
 @patch
-def redrawn(
+def most_redrawn(
     self: Study,
     percent: int, # Of their trajectory
 ) -> int: # Of each class; 0: all
     "How many pool images some arm wants redrawn"
     asked = [a["pool"] for arm in self.arms.values() for a in arm.add if a.get("redrawn") == percent]
     return 0 if "all" in asked or not asked else max(asked)
-
 
 # %% ../../nbs/run/study.ipynb #c021b
 @patch
@@ -491,7 +488,6 @@ def fold(
     "The fold on which a seed tests"
     protocol = self.settings("protocol")
     return seed % protocol.folds if protocol.kind == "folds" else -1
-
 
 # %% ../../nbs/run/study.ipynb #c034
 def noun(

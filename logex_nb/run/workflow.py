@@ -30,7 +30,6 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from ..core import atomic, changed_profile, configure, repo_root, share_name
 from ..data.catalogue import SOURCES, absolute
-from ..data.sources import locate
 from .cluster import cluster_options, cluster_profile
 from .devices import device_count
 from .reruns import as_json, changes, code_of, made_of, spoilt
@@ -80,9 +79,8 @@ def threads(self: Stage) -> int:
 # %% ../../nbs/run/workflow.ipynb #dv41
 @patch(as_prop=True)
 def devices(self: Stage) -> int:
-    "For a rule's `resources`. Snakemake gives it no more than there are"
+    "For a rule's `resources`. Snakemake lowers it to what `GPUS` says"
     return self.study.devices(self.name)
-
 
 # %% ../../nbs/run/workflow.ipynb #c007d
 @patch(as_prop=True)
@@ -106,7 +104,7 @@ def command(self: Stage) -> str:
     given = shared | dict(profile=self.study.profile, dataset=self.study.dataset)
     return " ".join(["logex_run", fixed(_relative(self.notebook)), open_(self.folder), *(fixed(f"{k}={v}") for k, v in given.items()),
                      *(open_(f"{k}={v}") for k, v in self.parameters.items()), "--record", open_(self.record),
-                     *(["--threads", str(self.threads)] if self.threads > 1 else []), *(["--devices", str(self.devices)] if self.devices > 1 else []), *(["--words", self.words] if self.words else []),
+                     *(["--threads", str(self.threads)] if self.threads > 1 else []), *(["--devices", "{resources.gpu}"] if self.devices > 1 else []), *(["--words", self.words] if self.words else []),
                      *(["--also", fixed(",".join(self.also))] if self.also else [])])
 
 # %% ../../nbs/run/workflow.ipynb #c009b
@@ -229,13 +227,14 @@ def _check_released(
 ) -> None:
     "Published images and LoRAs are there, and complete, if a row learns from them"
     used = {g: study.generators[g] for arm in study.table().values() for g in arm.generators}
-    for name in (g for g, about in used.items() if about.stage == "released"):
-        from logex_nb.generate.released import released_pictures # here, as only such rows need it
-        released_pictures(study.sampling(name), split[split.part == "tail"].label.unique().tolist())
-    for lora in {about.lora for about in used.values() if about.stage == "images" and about.lora}:
-        if (file := study.settings("lora", **study.differences("loras", lora)).file) and not locate(file).is_file():
-            raise ValueError(f"no LoRA at {locate(file)}: download it, LoGex's from https://doi.org/10.5281/zenodo.13628864, and put it there")
+    images = [name for name, about in used.items() if about.stage == "released"]
+    loras = {about.lora for about in used.values() if about.stage == "images" and about.lora}
+    files = [file for lora in loras if (file := study.settings("lora", **study.differences("loras", lora)).file)]
+    if not images and not files: return
+    from logex_nb.generate.released import released_lora, released_pictures # here, as only such rows need it
 
+    for name in images: released_pictures(study.sampling(name), split[split.part == "tail"].label.unique().tolist())
+    for file in files: released_lora(file)
 
 # %% ../../nbs/run/workflow.ipynb #c019b
 def snakemake_command(

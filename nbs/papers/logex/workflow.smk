@@ -127,7 +127,7 @@ rule redrawn:
     input: records("data"), records("base"), lambda w: [records("lora", "tail", FIRST)] if int(w.percent) else []
     output: redrawn.outputs
     wildcard_constraints: percent=r"\d+"
-    params: made_of=lambda w: redrawn.made_of(w, prompt=study.choices.prompt, guidance=study.settings("guidance"), most=study.redrawn(int(w.percent)))
+    params: made_of=lambda w: redrawn.made_of(w, prompt=study.choices.prompt, guidance=study.settings("guidance"), most=study.most_redrawn(int(w.percent)))
     threads: redrawn.threads
     resources: gpu=1
     shell: redrawn.command
