@@ -24,6 +24,7 @@ import tomllib
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, Iterator, TypeVar
@@ -62,11 +63,16 @@ def _changed(profile: dict, changes: dict) -> dict: # What is changed is changed
     return _merged(profile | ({"dataset": special} if special else {}), changes)
 
 
+@cache
+def _parsed(text: str) -> dict: # Not to be changed
+    return tomllib.loads(text)
+
+
 def read_toml(
     path: Path, # A file of settings
 ) -> dict: # What it says
-    "A TOML file; an error names it"
-    try: return tomllib.loads(path.read_text(encoding="utf-8"))
+    "A TOML file; an error names it. A plan asks thousands of times for what a few files say"
+    try: return deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error: raise ValueError(f"cannot read {path}: {error}") from error
 
 
@@ -184,7 +190,6 @@ def add_gradients(
         if p.grad is None: p.grad = torch.zeros_like(p)
         add_up(p.grad)
 
-
 # %% ../nbs/core.ipynb #c020
 @contextmanager
 def atomic(
@@ -214,7 +219,6 @@ def write_json(
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno()) # such files say that others are whole
-
 
 # %% ../nbs/core.ipynb #wh02
 def leftover(

@@ -18,10 +18,10 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, TypeVar
 
-import nbformat
 from filelock import FileLock, Timeout
 
 from ..core import processes
+from .reruns import code_cells
 
 _T = TypeVar("_T")
 
@@ -97,7 +97,7 @@ def uses_device(
     notebook: Path | str, # A stage
 ) -> bool: # As its code says
     "Whether a notebook computes on a GPU where there is one"
-    return any("cuda" in cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code")
+    return any("cuda" in code for code in code_cells(notebook))
 
 # %% ../../nbs/run/devices.ipynb #dv31
 def _begun(function: Callable[..., Any], *args: Any) -> None:
@@ -118,4 +118,3 @@ def together(
 
     with socket.socket() as free: free.bind(("127.0.0.1", 0)); port = free.getsockname()[1] # another stage may have begun as well
     notebook_launcher(_begun, (function, *args), num_processes=many, use_port=str(port))
-
