@@ -10,11 +10,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 import warnings
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -291,15 +291,27 @@ def _failures(
     return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
 
 # %% ../../nbs/run/workflow.ipynb #g002
+def _copied(arguments: list[str], said: Path, cwd: Path, env: dict[str, str]) -> None:
+    "Snakemake in a copy of this process, which has imported for its checks what the rules import: more than half of the time of a plan"
+    from snakemake.cli import main # here, as only a plan needs it
+
+    os.chdir(cwd), os.environ.update(env)
+    sys.stdout = sys.stderr = open(said, "w", encoding="utf-8")
+    for number in (1, 2): os.dup2(sys.stdout.fileno(), number)
+    main(arguments)
+
+
 def _planned(command: list[str], cwd: Path, env: dict[str, str]) -> tuple[int, str, list[dict], list[str]]: # Its exit status and what it said; name, record and settings of each job; why some are made again
     "Let Snakemake list the jobs"
     with TemporaryDirectory() as folder:
-        why, told = Path(folder, "why"), Path(folder, "told")
-        for path in (why, told): path.touch()
-        done = subprocess.run(command, cwd=cwd, env=env | dict(LOGEX_WHY=str(why), LOGEX_PRICE=str(told)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        wanted = set(re.findall(r"^ +output: (\S+record\.json)", done.stdout, re.M))
+        why, told, said = (Path(folder, name) for name in ("why", "told", "said"))
+        for path in (why, told, said): path.touch()
+        snakemake = get_context("fork").Process(target=_copied, args=(command[3:], said, cwd, env | dict(LOGEX_WHY=str(why), LOGEX_PRICE=str(told))))
+        snakemake.start(), snakemake.join()
+        words = said.read_text(encoding="utf-8")
+        wanted = set(re.findall(r"^ +output: (\S+record\.json)", words, re.M))
         jobs = {job["record"]: job for job in map(json.loads, told.read_text().splitlines()) if job["record"] in wanted}
-        return done.returncode, done.stdout, list(jobs.values()), list(dict.fromkeys(why.read_text().splitlines()))
+        return snakemake.exitcode, words, list(jobs.values()), list(dict.fromkeys(why.read_text().splitlines()))
 
 
 def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str]]: # For a terminal, and what to do about weights that are not here
