@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from monai.losses import DiceCELoss
-from monai.networks.nets import BasicUNet
 from scipy.ndimage import affine_transform, binary_dilation, binary_fill_holes
 from skimage.draw import ellipse
 from skimage.measure import label as parts_of
@@ -114,11 +112,10 @@ class Masks:
 
 
 def _segmenter(config: Masks) -> nn.Module:
+    from monai.networks.nets import BasicUNet
+
     w = config.width
     return BasicUNet(spatial_dims=2, in_channels=3, out_channels=1, features=(w, w, 2 * w, 4 * w, 8 * w, w))
-
-
-
 
 # %% ../../nbs/generate/masks.ipynb #c014b
 def train_segmenter(
@@ -131,6 +128,8 @@ def train_segmenter(
     progress: bool = True, # Show a progress bar
 ) -> nn.Module: # Logits `[n, 1, h, h]` of images `[n, 3, h, h]` in [0, 1]; in eval mode
     "A U-Net that marks lesions (Ronneberger et al. 2015)"
+    from monai.losses import DiceCELoss
+
     masks, folder, config = check_masks(images, masks), Path(folder), settled(config, device)
     if images.shape[1] % 16: raise ValueError(f"images of {images.shape[1]} px: the network halves them four times, so give a multiple of 16")
     with torch.random.fork_rng(devices=[]):
