@@ -92,9 +92,9 @@ def test_the_digests_are_those_of_the_files(tmp_path):
 
 @pytest.mark.parametrize("profile", ["paper", "paper_text", "paper_code"])
 def test_the_published_size_names_commits(profile):
-    "What these names mean cannot change; three bodies of the second paper wait for somebody with a network to look their commits up"
+    "What these names mean cannot change; two bodies of the second paper wait for somebody with a network to look their commits up"
     study = Study("logex", profile, "phantom")
     named = [study.choices.base, study.settings("training").weights, study.settings("guide_training").weights, Study("isic", profile, "phantom_skin").settings("training").weights]
     assert all(len(hub_id(name)[1]) == 40 for name in named), named
     moving = [arm["settings"]["backbone"] for arm in read_toml(repo_root() / "nbs/papers/adpm/arms.toml").values() if "/" in arm.get("settings", {}).get("backbone", "")]
-    assert sorted(name for name in moving if "@" not in name) == ["OpenGVLab/pvt_v2_b1", "google/efficientnet-b0", "google/mobilenet_v2_1.0_224"]
+    assert sorted(name for name in moving if "@" not in name) == ["OpenGVLab/pvt_v2_b1", "google/mobilenet_v2_1.0_224"]
