@@ -247,15 +247,15 @@ def snakemake_command(
     executor: str = "", # Starts the stages; empty is this machine
 ) -> list[str]: # For `subprocess`
     "How Snakemake is called, after a check of everything that can be checked now"
-    _check_profile(study), study.table() # what is wrong with them is said now
-    if not (plan and study.absent): _check_released(study, _dealt(study)) # and whether the images suffice
-    if "all" not in wanted and (lacking := _without_pool(study, wanted)):
-        raise ValueError(f"{' and '.join(lacking)} need a pool, and {study.name} has none: set `pool` in [protocol] of the profile, or images aside with split=pool in metadata.csv")
     if not re.fullmatch(r" *[0-9]+ *(, *[0-9]+ *)*", seeds): raise ValueError(f"seeds are {seeds!r}: give whole numbers separated by commas, such as 0,1,2")
     asked = [int(s) for s in seeds.split(",")]
     if len(set(asked)) < len(asked): raise ValueError(f"seeds are {seeds!r}: give each one once")
     if max(asked) >= 2**32: raise ValueError(f"seeds are {seeds!r}: give numbers below {2**32}")
     if cores < 1: raise ValueError(f"cores is {cores}: give 1 or more, or 0 for all")
+    _check_profile(study), study.table() # what is wrong with them is said now
+    if not (plan and study.absent): _check_released(study, _dealt(study)) # and whether the images suffice
+    if "all" not in wanted and (lacking := _without_pool(study, wanted)):
+        raise ValueError(f"{' and '.join(lacking)} need a pool, and {study.name} has none: set `pool` in [protocol] of the profile, or images aside with split=pool in metadata.csv")
     where = [] if plan else cluster_options(study, executor, gpus)
     return [sys.executable, "-m", "snakemake", *wanted, *(where or ["--cores", str(cores)]), *([] if gpus is None else ["--resources", f"gpu={gpus}"]), "--rerun-incomplete", "--nolock", *(["-n"] if plan else []),
             "--rerun-triggers", "mtime", "params", "input", "--quiet", "host", "reason", "--config", f"paper={study.paper}",
