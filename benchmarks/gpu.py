@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py                              # writes results/benchmarks/gpu.json, within eight minutes
     python benchmarks/gpu.py --parts a,b                  # only these
-    python benchmarks/gpu.py --tiny --out /tmp/gpu.json   # the same code on small networks: two minutes of a CPU
+    python benchmarks/gpu.py --tiny                       # the same code on small networks: minutes of a CPU, and no record
 
 The parts:
 
@@ -318,7 +318,7 @@ def main(argv=None):
     parser.add_argument("--minutes", type=float, default=7.5, help="all parts together; what is not done by then is left out")
     parser.add_argument("--tiny", action="store_true", help="only shows that the script runs")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="cuda; cpu if tiny")
-    parser.add_argument("--out", help="file to write, in results/benchmarks if not given; to be given if tiny or on a CPU")
+    parser.add_argument("--out", help="file to write; results/benchmarks/gpu.json if not given, and below runs if tiny or on a CPU, which measures nothing to record")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -326,9 +326,10 @@ def main(argv=None):
     if args.child: return child(args.child, replace(TINY if args.tiny else Sizes(), device=args.device), args.until)
     parts = args.parts.split(",")
     if strange := set(parts) - set(PARTS): parser.error(f"no part {min(strange)!r}: choose from {list(PARTS)}")
-    if (args.tiny or args.device == "cpu") and not args.out: parser.error("this measures nothing to record: say where to write with --out")
-    if args.device == "cuda" and not torch.cuda.is_available(): parser.error("no GPU is here: give --tiny and --out to see that the script runs")
-    path, end = args.out or repo_root() / "results" / "benchmarks" / "gpu.json", time.time() + 60 * args.minutes
+    if args.device == "cuda" and not torch.cuda.is_available(): parser.error("no GPU is here: give --tiny to see that the script runs")
+    place = "runs" if args.tiny or args.device == "cpu" else "results"
+    path, end = Path(args.out or repo_root() / place / "benchmarks" / "gpu.json"), time.time() + 60 * args.minutes
+    path.parent.mkdir(parents=True, exist_ok=True)
     record = dict(what="the package on a GPU: guidance, a step of the UNet, LoRA, classifier, chain", tiny=args.tiny, device=args.device,
                   clock="wall" if args.device == "cuda" else "CPU", minutes=args.minutes, sizes=TINY if args.tiny else Sizes(), parts={}, environment=environment())
     for i, name in enumerate(parts): # time that a part leaves is for those after it
@@ -336,6 +337,7 @@ def main(argv=None):
         record["parts"][name] = measure(name, args, share * max(end - time.time(), 0))
         write_json(path, record)
         print(name, json.dumps(record["parts"][name], indent=1), flush=True)
+    print(path)
     return record
 
 

@@ -58,6 +58,13 @@ def test_parts_that_fail_are_recorded_and_the_others_stay(tmp_path, monkeypatch)
     assert parts["d"]["ended"] == "done" and KEYS["d"] <= parts["d"].keys()
 
 
+def test_small_networks_leave_no_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "repo_root", lambda: tmp_path)
+    monkeypatch.setattr(gpu, "command", lambda *_: stub("print('{}')"))
+    gpu.main(["--tiny", "--parts", "d"])
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.json")] == ["runs/benchmarks/gpu.json"]
+
+
 def test_a_way_that_fails_is_named_and_rounds_end_in_time():
     def broken(_): raise RuntimeError("no compiler\nis here")
     ways = dict(fine=lambda _: lambda: sum(range(1000)), broken=broken)
@@ -67,8 +74,7 @@ def test_a_way_that_fails_is_named_and_rounds_end_in_time():
     assert gpu.compared(seconds, dict(ratio=("broken", "fine"))) == {}
 
 
-@pytest.mark.parametrize("words, message", [(["--tiny"], "--out"), (["--device", "cpu"], "--out"), (["--parts", "a,x"], "no part 'x': choose from"),
-                                            *[([], "no GPU is here")] * (not torch.cuda.is_available())])
+@pytest.mark.parametrize("words, message", [(["--parts", "a,x"], "no part 'x': choose from"), *[([], "no GPU is here")] * (not torch.cuda.is_available())])
 def test_what_cannot_be_asked_for(words, message, capsys):
     with pytest.raises(SystemExit): gpu.main(words)
     assert message in capsys.readouterr().err
