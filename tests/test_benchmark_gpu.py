@@ -58,10 +58,11 @@ def test_parts_that_fail_are_recorded_and_the_others_stay(tmp_path, monkeypatch)
     assert parts["d"]["ended"] == "done" and KEYS["d"] <= parts["d"].keys()
 
 
-def test_small_networks_leave_no_record(tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", [["--tiny"], ["--device", "cpu"]])
+def test_what_measures_nothing_leaves_no_record(words, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "repo_root", lambda: tmp_path)
     monkeypatch.setattr(gpu, "command", lambda *_: stub("print('{}')"))
-    gpu.main(["--tiny", "--parts", "d"])
+    gpu.main([*words, "--parts", "d"])
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.json")] == ["runs/benchmarks/gpu.json"]
 
 

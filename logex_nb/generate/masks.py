@@ -112,7 +112,7 @@ class Masks:
 
 
 def _segmenter(config: Masks) -> nn.Module:
-    from monai.networks.nets import BasicUNet
+    from monai.networks.nets import BasicUNet # here, as few stages segment
 
     w = config.width
     return BasicUNet(spatial_dims=2, in_channels=3, out_channels=1, features=(w, w, 2 * w, 4 * w, 8 * w, w))
@@ -128,7 +128,7 @@ def train_segmenter(
     progress: bool = True, # Show a progress bar
 ) -> nn.Module: # Logits `[n, 1, h, h]` of images `[n, 3, h, h]` in [0, 1]; in eval mode
     "A U-Net that marks lesions (Ronneberger et al. 2015)"
-    from monai.losses import DiceCELoss
+    from monai.losses import DiceCELoss # as above
 
     masks, folder, config = check_masks(images, masks), Path(folder), settled(config, device)
     if images.shape[1] % 16: raise ValueError(f"images of {images.shape[1]} px: the network halves them four times, so give a multiple of 16")
