@@ -292,7 +292,7 @@ def _failures(
 
 # %% ../../nbs/run/workflow.ipynb #g002
 def _copied(arguments: list[str], said: Path, cwd: Path, env: dict[str, str]) -> None:
-    "Snakemake in a copy of this process, which has imported for its checks what the rules import: more than half of the time of a plan"
+    "Snakemake in a copy of this process, which has imported for its checks what the rules import: imports were more than half of what Snakemake took for a plan"
     from snakemake.cli import main # here, as only a plan needs it
 
     os.chdir(cwd), os.environ.update(env)
