@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr, stdtrit # as scipy.stats takes seconds to import
 
 from ..core import atomic
 
@@ -198,7 +198,7 @@ def mean_interval(
 ) -> dict[str, float]: # mean, low, high, std, n; fewer than three values have no interval
     "Mean with the interval of Student's t"
     mean, std, n = float(np.mean(values)), float(pd.Series(values).std()), len(values)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * std / n**.5 if n > 2 else np.nan
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * std / n**.5 if n > 2 else np.nan
     return dict(mean=mean, low=mean - half, high=mean + half, std=std, n=n)
 
 # %% ../../nbs/report/tables.ipynb #u004
@@ -225,7 +225,7 @@ def holm(
     "Two-sided t tests of differences against zero, corrected for their number (Holm 1979)"
     d = differences[differences.n > 2]
     t = np.divide(d["mean"].abs(), d["std"] / d.n**.5, out=np.full(len(d), np.inf), where=d["std"].to_numpy() > 0)
-    p = pd.Series(2 * stats.t.sf(t, d.n - 1), d.index).sort_values()
+    p = pd.Series(2 * stdtr(d.n - 1, -t), d.index).sort_values()
     return (p * np.arange(len(p), 0, -1)).cummax().clip(upper=1).reindex(differences.index)
 
 # %% ../../nbs/report/tables.ipynb #c041
