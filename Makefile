@@ -41,7 +41,7 @@ $(READY): constraints.txt settings.ini setup.py install.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" sh install.sh $(VENV)
 	@touch $@
 
-demo: $(READY) ## the first paper on the phantom, in ten to fifteen minutes on two cores
+demo: $(READY) ## the first paper on the phantom, in a quarter to half an hour on two cores
 	@logex_reproduce --demo --profile mini --dataset phantom --seeds 0,1,2,3,4 --cores $(CORES) --gpus "$(GPUS)"
 
 test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest
