@@ -12,11 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WATCH = """
-import signal, sys
+import os, signal, sys
+from functools import partial
 for number in (signal.SIGINT, signal.SIGHUP): # which whatever runs the tests may ignore
     if signal.getsignal(number) == signal.SIG_IGN: signal.signal(number, signal.SIG_DFL)
 from logex_nb.run.terminal import watch
-sys.exit(watch([sys.executable, "-c", sys.argv[1]], "logs/toy.log", {"base": 65., "lora rank_1 set0": 3725.}))
+sys.exit(watch(partial(os.execv, sys.executable, [sys.executable, "-c", sys.argv[1]]), "logs/toy.log", {"base": 65., "lora rank_1 set0": 3725.}))
 """
 PLAN = """
 import time

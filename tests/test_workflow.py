@@ -213,12 +213,13 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 
 
 HOLDS = """
-import sys
+import sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from logex_nb.run.workflow import _reproduce
+from logex_nb.run import workflow
+workflow._snakemake = lambda command: time.sleep(float(*command))
 place = Path(sys.argv[1])
-_reproduce(SimpleNamespace(runs=place, results=place), [], [sys.executable, "-c", "import time; time.sleep(float('" + sys.argv[2] + "'))"], 1, False, 1)
+workflow._reproduce(SimpleNamespace(runs=place, results=place), [], [sys.argv[2]], 1, False, 1)
 """
 
 

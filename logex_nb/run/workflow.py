@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from shlex import quote
@@ -34,7 +35,7 @@ from .cluster import cluster_options, cluster_profile
 from .devices import device_count
 from .reruns import as_json, changes, code_of, made_of, spoilt
 from .study import SECTIONS, Study, papers
-from .terminal import expected_seconds, watch
+from .terminal import copied, expected_seconds, watch
 
 # %% ../../nbs/run/workflow.ipynb #c006
 @dataclass(frozen=True)
@@ -291,23 +292,21 @@ def _failures(
     return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
 
 # %% ../../nbs/run/workflow.ipynb #g002
-def _copied(arguments: list[str], said: Path, cwd: Path, env: dict[str, str]) -> None:
+def _snakemake(command: list[str]) -> None:
     "Snakemake in a copy of this process, which has imported for its checks what the rules import: imports were more than half of what Snakemake took for a plan"
-    from snakemake.cli import main # here, as only a plan needs it
+    from snakemake.cli import main # here, as only the copy needs it
 
-    os.chdir(cwd), os.environ.update(env)
-    sys.stdout = sys.stderr = open(said, "w", encoding="utf-8")
-    for number in (1, 2): os.dup2(sys.stdout.fileno(), number)
-    main(arguments)
+    main(command[3:])
 
 
 def _planned(command: list[str], cwd: Path, env: dict[str, str]) -> tuple[int, str, list[dict], list[str]]: # Its exit status and what it said; name, record and settings of each job; why some are made again
     "Let Snakemake list the jobs"
     with TemporaryDirectory() as folder:
         why, told, said = (Path(folder, name) for name in ("why", "told", "said"))
-        for path in (why, told, said): path.touch()
-        snakemake = get_context("fork").Process(target=_copied, args=(command[3:], said, cwd, env | dict(LOGEX_WHY=str(why), LOGEX_PRICE=str(told))))
-        snakemake.start(), snakemake.join()
+        for path in (why, told): path.touch()
+        with open(said, "wb") as text:
+            snakemake = get_context("fork").Process(target=copied, args=(partial(_snakemake, command), text, cwd, env | dict(LOGEX_WHY=str(why), LOGEX_PRICE=str(told))))
+            snakemake.start(), snakemake.join()
         words = said.read_text(encoding="utf-8")
         wanted = set(re.findall(r"^ +output: (\S+record\.json)", words, re.M))
         jobs = {job["record"]: job for job in map(json.loads, told.read_text().splitlines()) if job["record"] in wanted}
@@ -362,16 +361,16 @@ def _again(
 def _reproduce(study: Study, names: list[str], command: list[str], cores: int, plan: bool, shares: int) -> None:
     "Run Snakemake for one paper; end with the errors of its stages if it fails"
     began, log = time.time(), study.runs / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
-    where = dict(cwd=repo_root(), env=os.environ | dict(LOKY_MAX_CPU_COUNT=str(cores))) # for stages with several processes
+    where = dict(cwd=repo_root(), env=dict(LOKY_MAX_CPU_COUNT=str(cores))) # for stages with several processes
     try:
         if not plan: study.runs.mkdir(parents=True, exist_ok=True), study.results.mkdir(parents=True, exist_ok=True)
         if plan:
             _redate(study, began)
             code = _plan(study, command + _again(study, aside=False), **where)
         else:
-            with FileLock(study.runs / "lock", timeout=0) as lock: # Snakemake inherits it, and holds it if this process is killed
+            with FileLock(study.runs / "lock", timeout=0) as lock, os.fdopen(os.dup(lock._context.lock_file_fd)): # filelock closes its own in a copy; this one holds the lock there if this process is killed
                 _redate(study, began)
-                run = lambda command: watch(command, log, expected_seconds(study.runs), pass_fds=(lock._context.lock_file_fd,), **where)
+                run = lambda command: watch(partial(_snakemake, command), log, expected_seconds(study.runs), **where)
                 again = _again(study)
                 first = _shared(study, command, names, shares, **where) if shares > 1 else []
                 code = first and run(first) or run(command + again)
