@@ -28,8 +28,8 @@ def elsewhere(here, *args):
         yield made
 
 
-def images():
-    return shared(partial(elsewhere, os.getpid()), make(), Colour(), make_starts(PROMPTS, IDS, LONG), LONG, 1, patience=600)
+def images(**how):
+    return shared(partial(elsewhere, os.getpid()), make(), Colour(), make_starts(PROMPTS, IDS, LONG), LONG, 1, patience=600, **how)
 
 
 def gone(process: psutil.Process, patience: float = 60) -> bool:
@@ -62,7 +62,7 @@ class Later:
 def test_images_of_a_helper_that_is_killed_are_made_here():
     config = replace(CONFIG, per_class=20)
     starts = make_starts(PROMPTS, IDS, config)
-    made = [first := next(run := shared(Later(), make(), Colour(), starts, config, 1, patience=600))]
+    made = [first := next(run := shared(Later(), make(), Colour(), starts, config, 1, patience=600, nice=0))]
     psutil.Process(first.seconds).kill()
     made += run
     assert {m.seconds for m in made} == {first.seconds, os.getpid()}
@@ -78,7 +78,7 @@ def test_without_helpers_nothing_is_pickled():
 
 def test_a_helper_ends_when_its_run_is_killed():
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import test_generate_helpers as t\n"
-            "for made in t.images(): print(made.seconds, flush=True)")
+            "for made in t.images(nice=0): print(made.seconds, flush=True)")
     run = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True)
     try: helper = psutil.Process(int(run.stdout.readline()))
     finally: run.send_signal(signal.SIGKILL)

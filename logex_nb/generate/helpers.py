@@ -31,9 +31,9 @@ def spare_cores(
     return max(0, min(3, cpu_count() // torch.get_num_threads() - 1))
 
 # %% ../../nbs/generate/helpers.ipynb #c020
-def _help(todo, pipe_end, threads: int) -> None:
+def _help(todo, pipe_end, threads: int, nice: int) -> None:
     "What a helper does: makes images of `todo` until there are none left, or nobody is there to take them"
-    if hasattr(os, "nice"): os.nice(19)
+    if hasattr(os, "nice"): os.nice(nice)
     torch.set_num_threads(threads)
     try:
         make, pipe, classifier, config = cloudpickle.loads(pipe_end.recv_bytes())
@@ -72,8 +72,9 @@ def shared(
     config: Sampling, # How
     helpers: int, # Further processes; with 0 all are made in this one
     patience: float = 60., # Seconds for which a helper is waited for at least, when nothing else is left to do
+    nice: int = 19, # How far helpers stand back: with 19, the lowest priority, they take what others leave
 ) -> Iterator[Guided]: # In the order in which they are done
-    "Images made by this process and by helpers of the lowest priority; the same ones, whoever makes them"
+    "Images made by this process and by helpers; the same ones, whoever makes them"
     if not helpers:
         yield from make(pipe, classifier, starts, config)
         return
@@ -83,7 +84,7 @@ def shared(
     for start in [*starts, *[None] * (helpers + 1)]: todo.put(start)
     for _ in range(helpers):
         here, there = context.Pipe()
-        processes.append(context.Process(target=_help, args=(todo, there, torch.get_num_threads()), daemon=True))
+        processes.append(context.Process(target=_help, args=(todo, there, torch.get_num_threads(), nice), daemon=True))
         listeners.append(Thread(target=_listen, args=(processes[-1], here, there, work, found), daemon=True))
     try:
         for listener in listeners: listener.start()
