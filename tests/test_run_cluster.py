@@ -1,7 +1,6 @@
 "An executor plugin starts the stages elsewhere: what it is asked for, and what a person sees"
 import json
 import os
-import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
+MADE = Path("runs/smoke/phantom/logex/data")
 TOY = '''
 import subprocess
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -37,28 +37,21 @@ class Executor(RemoteExecutor):
 '''
 
 
-def test_stages_run_as_jobs_of_another_executor(tmp_path):
-    "They ask for the defaults at first, and later for what they took"
-    copy = tmp_path / "copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", ".extra", "runs", "_docs*", "results", "*.ipynb_checkpoints"))
+@pytest.mark.skipif(not (ROOT / MADE / "record.json").exists(), reason="the chain at smoke size has not run here")
+def test_stages_run_as_jobs_of_another_executor(checkout):
+    "They ask for what they took before, and for the defaults where nobody knows"
+    copy = checkout("data")
     (copy / "snakemake_executor_plugin_toy").mkdir()
     (copy / "snakemake_executor_plugin_toy/__init__.py").write_text(TOY)
     (copy / "profiles/cluster/toy").mkdir()
     (copy / "profiles/cluster/toy/config.yaml").write_text("jobs: 4\nseconds-between-status-checks: 1\ndefault-resources:\n  mem_mb: attempt * 16000\n  runtime: attempt * 720\n")
-
-    def run(*more):
-        environment = os.environ | dict(PYTHONPATH=f"{copy}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-        return subprocess.run([BIN / "logex_reproduce", "--target", "logex_figure4", "--executor", "toy", *more], capture_output=True, text=True, cwd=copy, env=environment)
-
-    done = run("--gpus", "3")
+    record = copy / MADE / "record.json" # which is altered, so that its stage is made again
+    record.write_text(json.dumps(json.loads(record.read_text()) | dict(seconds=100, peak_gib=2, device="CPU (toy)")))
+    done = subprocess.run([BIN / "logex_reproduce", "--target", "logex_figure4", "--executor", "toy", "--gpus", "3"], capture_output=True, text=True, cwd=copy,
+                          env=os.environ | dict(PYTHONPATH=str(copy)))
     assert not done.returncode, done.stdout + done.stderr
     assert " 1/2  data " in done.stdout and " 2/2  figure4 " in done.stdout and "all done in" in done.stdout
-    assert (copy / "jobs").read_text().splitlines() == ["data 2 16000 720 None", "figure4 1 16000 720 None"]
-    for record, seconds, peak in ((copy / "runs/smoke/phantom/logex/data/record.json", 100, 2), (copy / "runs/results/smoke/phantom/logex_figure4/record.json", 1, 1)):
-        record.write_text(json.dumps(json.loads(record.read_text()) | dict(seconds=seconds, peak_gib=peak, device="CPU (toy)")))
-    (copy / "runs/smoke/phantom/logex/figure4/code.json").unlink()
-    assert not run().returncode
-    assert (copy / "jobs").read_text().splitlines()[2:] == ["data 2 5000 14 None", "figure4 1 3500 11 None"] # a record that is altered is made again
+    assert (copy / "jobs").read_text().splitlines() == ["data 2 5000 14 None", "figure4 1 16000 720 None"]
 
 
 @pytest.mark.parametrize("options, told", [
