@@ -37,6 +37,7 @@ SLIPS = {
     "cores": (["--cores=-1"], "cores is -1"),
     "no folder": (["--dataset", "folder:/dev/null"], "no image folder at /dev/null"),
     "rows": (["--rows", "ce,gan"], "no arm 'gan': choose from"),
+    "settings of an arm": (["--plan", "--set", "training.frozen=true training.jitter=0 arms.oversampling.jitter=0.3"], "jitter is 0.3: a frozen body"),
 }
 
 

@@ -279,6 +279,9 @@ def _tables(
     return "\n".join(parts)
 
 # %% ../../nbs/run/workflow.ipynb #g001
+_SLIP = re.compile(r"^ValueError in file .*:\n(.+)", re.M) # Of settings that only rules ask for, as Snakemake tells it
+
+
 def _failures(
     folder: Path, # Where stages leave their `error.txt`
     since: float, # When the run began, in seconds since 1970; errors of earlier runs are not its own
@@ -288,7 +291,9 @@ def _failures(
     found = sorted(p for p in folder.rglob("error.txt") if p.stat().st_mtime >= since)
     if folder.exists() and shutil.disk_usage(folder).free < 2**20: return f"error: no space is left for {folder}: make room, the same command goes on from there"
     if found: return "\n".join(f"error: {p.read_text().strip()}" for p in found)
-    last = "".join(f"{line}\n" for line in log.read_text().splitlines()[-16:]) if log and log.exists() else ""
+    said = log.read_text() if log and log.exists() else ""
+    if slip := _SLIP.search(said): return f"error: {slip[1]}"
+    last = "".join(f"{line}\n" for line in said.splitlines()[-16:])
     return f"{last}error: Snakemake stopped before a notebook failed: its last lines above say why"
 
 # %% ../../nbs/run/workflow.ipynb #g002
@@ -324,6 +329,7 @@ def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str
 def _plan(study: Study, command: list[str], cwd: Path, env: dict[str, str]) -> int:
     "Say what would run and what that takes, and why stages that were made have to be made again"
     code, said, jobs, why = _planned(command, cwd, env)
+    if slip := _SLIP.search(said): sys.exit(f"error: {slip[1]}")
     missing = study.absent
     text, fetch = (said.strip(), []) if code or not jobs else _priced(study, jobs, missing)
     print(text, flush=True)
