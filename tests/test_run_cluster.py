@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
-MADE = Path("runs/smoke/phantom/logex/data")
+MADE = Path("runs/results/smoke/phantom/logex_figure4/record.json")
 TOY = '''
 import subprocess
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -37,21 +37,21 @@ class Executor(RemoteExecutor):
 '''
 
 
-@pytest.mark.skipif(not (ROOT / MADE / "record.json").exists(), reason="the chain at smoke size has not run here")
+@pytest.mark.skipif(not (ROOT / MADE).exists(), reason="the chain at smoke size has not run here")
 def test_stages_run_as_jobs_of_another_executor(checkout):
     "They ask for what they took before, and for the defaults where nobody knows"
-    copy = checkout("data")
+    copy = checkout()
     (copy / "snakemake_executor_plugin_toy").mkdir()
     (copy / "snakemake_executor_plugin_toy/__init__.py").write_text(TOY)
     (copy / "profiles/cluster/toy").mkdir()
     (copy / "profiles/cluster/toy/config.yaml").write_text("jobs: 4\nseconds-between-status-checks: 1\ndefault-resources:\n  mem_mb: attempt * 16000\n  runtime: attempt * 720\n")
-    record = copy / MADE / "record.json" # which is altered, so that its stage is made again
-    record.write_text(json.dumps(json.loads(record.read_text()) | dict(seconds=100, peak_gib=2, device="CPU (toy)")))
+    (copy / MADE).parent.mkdir(parents=True)
+    (copy / MADE).write_text(json.dumps(json.loads((ROOT / MADE).read_text()) | dict(seconds=1, peak_gib=1, device="CPU (toy)")))
     done = subprocess.run([BIN / "logex_reproduce", "--target", "logex_figure4", "--executor", "toy", "--gpus", "3"], capture_output=True, text=True, cwd=copy,
                           env=os.environ | dict(PYTHONPATH=str(copy)))
     assert not done.returncode, done.stdout + done.stderr
     assert " 1/2  data " in done.stdout and " 2/2  figure4 " in done.stdout and "all done in" in done.stdout
-    assert (copy / "jobs").read_text().splitlines() == ["data 2 5000 14 None", "figure4 1 16000 720 None"]
+    assert (copy / "jobs").read_text().splitlines() == ["data 2 16000 720 None", "figure4 1 3500 11 None"]
 
 
 @pytest.mark.parametrize("options, told", [
