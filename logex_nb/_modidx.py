@@ -1616,6 +1616,6 @@ d = { 'settings': { 'branch': 'main',
                                        'logex_nb.run.workflow.logex_reproduce': ( 'run/workflow.html#logex_reproduce',
                                                                                   'logex_nb/run/workflow.py'),
                                        'logex_nb.run.workflow.needs_of': ('run/workflow.html#needs_of', 'logex_nb/run/workflow.py'),
-                                       'logex_nb.run.workflow.snakemake_command': ( 'run/workflow.html#snakemake_command',
-                                                                                    'logex_nb/run/workflow.py'),
+                                       'logex_nb.run.workflow.snakemake_arguments': ( 'run/workflow.html#snakemake_arguments',
+                                                                                      'logex_nb/run/workflow.py'),
                                        'logex_nb.run.workflow.study_of': ('run/workflow.html#study_of', 'logex_nb/run/workflow.py')}}}

@@ -16,7 +16,7 @@ from logex_nb.data.catalogue import SOURCES, find_source
 from logex_nb.data.protocols import Protocol, crossing, leaked, make_split
 from logex_nb.phantom.histology import CLASSES, HEAD
 from logex_nb.run.study import Study, noun
-from logex_nb.run.workflow import snakemake_command
+from logex_nb.run.workflow import snakemake_arguments
 from test_data_archives import Server, served # noqa: F401, a fixture
 from test_data_hostile import fails
 
@@ -220,8 +220,8 @@ def test_a_pool_is_what_remains(skin):
 def test_a_target_that_needs_a_pool_says_so(target):
     "In one line, before anything runs; other targets and everything else can be had"
     study = Study("logex", "paper", "phantom") # whose protocol sets no pool
-    with fails(f"logex_{target} need a pool, and phantom has none: set `pool` in [protocol] of the profile"): snakemake_command(study, ["table1", target])
-    assert snakemake_command(study, ["all"]) and snakemake_command(study, ["table1"])
+    with fails(f"logex_{target} need a pool, and phantom has none: set `pool` in [protocol] of the profile"): snakemake_arguments(study, ["table1", target])
+    assert snakemake_arguments(study, ["all"]) and snakemake_arguments(study, ["table1"])
 
 
 # ---- fetching

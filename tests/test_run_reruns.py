@@ -3,12 +3,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from logex_nb.run.study import Study
-from logex_nb.run.workflow import snakemake_command
+from logex_nb.run.workflow import snakemake_arguments
 
 ROOT = Path(__file__).parent.parent
 CHAIN = ROOT / "runs" / "results" / "smoke" / "phantom" / "logex_cost" / "record.json"
@@ -33,7 +34,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def planned(folder: Path) -> dict[str, int]: # Rule to number of jobs
-    done = subprocess.run(snakemake_command(Study("logex", "smoke", "phantom"), ["all"], plan=True), cwd=folder,
+    done = subprocess.run([sys.executable, "-m", "snakemake", *snakemake_arguments(Study("logex", "smoke", "phantom"), ["all"], plan=True)], cwd=folder,
                           env=os.environ | dict(PYTHONPATH=str(folder)), capture_output=True, text=True)
     assert not done.returncode, done.stderr
     return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.M) if rule not in ("all", "total")}

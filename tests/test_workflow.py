@@ -22,7 +22,7 @@ from logex_nb.generate.manifest import read_lines
 from logex_nb.run.price import card_rates, price
 from logex_nb.run.reruns import changes, made_of, spoilt
 from logex_nb.run.study import Study
-from logex_nb.run.workflow import _failures, snakemake_command
+from logex_nb.run.workflow import _failures, snakemake_arguments
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
 CLASSIFIER = ROOT / "nbs" / "stages" / "classifier.ipynb"
@@ -53,7 +53,7 @@ def test_a_slip_is_told_in_one_line(slip):
 
 def test_spaces_among_seeds_and_rows_change_nothing():
     study = Study("logex", "smoke", "phantom")
-    assert snakemake_command(study, ["table2"], " 0, 01") == snakemake_command(study, ["table2"], "0,1")
+    assert snakemake_arguments(study, ["table2"], " 0, 01") == snakemake_arguments(study, ["table2"], "0,1")
 
 
 def test_a_mistyped_parameter_is_refused(tmp_path):
@@ -164,8 +164,8 @@ def test_recorded_results_do_not_pass_for_ones_made_here(tmp_path, targets):
     for path in ROOT.iterdir():
         if path.name not in ("runs", ".snakemake", "results"): (tmp_path / path.name).symlink_to(path)
     shutil.copytree(ROOT / "results", tmp_path / "results", copy_function=shutil.copyfile) # newer than all else
-    command = snakemake_command(Study("logex", "mini", "phantom"), targets, plan=True)
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    arguments = snakemake_arguments(Study("logex", "mini", "phantom"), targets, plan=True)
+    done = subprocess.run([sys.executable, "-m", "snakemake", *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     planned = set(re.findall(r"^(\w+) +\d+$", done.stdout, re.M))
     assert {"data", "base", "classifier"} <= planned, done.stdout
@@ -180,8 +180,8 @@ def test_plain_folder_has_no_ceiling(tmp_path):
     (tmp_path / "metadata.csv").write_text("\n".join(listed))
     study = lambda rows="": Study("logex", "mini", f"folder:{tmp_path}", rows)
     assert not study().pool and "ceiling" not in study("all").table()
-    for rows in ("", "all", "ce"): snakemake_command(study(rows), ["table2"])
-    with pytest.raises(ValueError, match=r"rows \['ceiling'\] need a pool"): snakemake_command(study("ce,ceiling"), ["table2"])
+    for rows in ("", "all", "ce"): snakemake_arguments(study(rows), ["table2"])
+    with pytest.raises(ValueError, match=r"rows \['ceiling'\] need a pool"): snakemake_arguments(study("ce,ceiling"), ["table2"])
     (tmp_path / "metadata.csv").write_text("file_name,label,split\ncommon/0.png,common,train\nrare/0.png,rare,pool\n")
     assert study().pool and "ceiling" in study("all").table()
 
@@ -201,9 +201,9 @@ def test_a_plan_tells_what_would_stop_a_run(tmp_path, protocol, told):
 
 def test_a_plan_tells_of_a_picture_with_two_classes(tmp_path):
     tiny(tmp_path / "skin")
-    snakemake_command(study := Study("logex", "smoke", f"folder:{tmp_path / 'skin'}"), ["figure4"])
+    snakemake_arguments(study := Study("logex", "smoke", f"folder:{tmp_path / 'skin'}"), ["figure4"])
     shutil.copy(tmp_path / "skin/common/39.png", tmp_path / "skin/rare/14.png")
-    with pytest.raises(ValueError, match=r"are one and the same, under the classes \['common', 'rare'\]"): snakemake_command(study, ["figure4"])
+    with pytest.raises(ValueError, match=r"are one and the same, under the classes \['common', 'rare'\]"): snakemake_arguments(study, ["figure4"])
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
