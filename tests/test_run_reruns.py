@@ -84,3 +84,13 @@ def test_a_label_is_for_the_tables(copy):
     "Nothing that trains depends on how a table calls it"
     edit(copy / "nbs/papers/logex/arms.toml", 'label = "Oversampling"', 'label = "Repeated"')
     assert "classifier" not in planned(copy)
+
+
+def test_a_stage_that_was_copied_here_is_compared(copy):
+    "Snakemake remembers nothing of it, and would take it as it is"
+    shutil.rmtree(copy / ".snakemake")
+    edit(copy / "nbs/papers/logex/arms.toml", "add = [{ repeat = 10 }]", "add = [{ repeat = 9 }]")
+    done = subprocess.run([Path(sys.executable).parent / "logex_reproduce", "--plan", "--target", "logex_table2"], cwd=copy, env=os.environ | dict(PYTHONPATH=str(copy)), capture_output=True, text=True)
+    why = done.stdout.partition("made again, with what follows from it:")[2]
+    assert "classifier oversampling seed0: arm" in why and not any(f"{stage}:" in why for stage in SHARED), done.stdout
+    assert re.search("^table2 ", done.stdout, re.M), done.stdout

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -232,19 +233,22 @@ def made_of(
 _OTHER = "record.spoilt.json", "code.json", "files.json", "error.txt", "begun.json" # Files that a stage has for other reasons
 
 
-def _made_files(folder: Path) -> dict[str, list]: # Size, time of change in ns and SHA-256, by name
-    found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".ipynb" and p.name not in _OTHER and not p.name.startswith(".") and p.suffix != ".damaged"):
-        now = path.stat()
-        found[path.relative_to(folder).as_posix()] = [now.st_size, now.st_mtime_ns, sha256(path)]
-    return found
+def _made_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".ipynb", ".damaged") and p.name not in _OTHER and not p.name.startswith("."))
+
+
+def _noted(folder: Path, files: list[Path]) -> dict[str, list]: # Size, time of change in ns and SHA-256, by name as seen from the folder
+    return {Path(os.path.relpath(p, folder)).as_posix(): [p.stat().st_size, p.stat().st_mtime_ns, sha256(p)] for p in files}
 
 
 def note_files(
     folder: Path | str, # Of a finished stage
+    record: Path | str = "", # Its record, where that lies elsewhere
 ) -> None:
     "Keep what a stage made"
-    write_json(Path(folder) / "files.json", _made_files(Path(folder)))
+    folder = Path(folder)
+    elsewhere = [Path(record)] if record and not Path(record).is_relative_to(folder) else []
+    write_json(folder / "files.json", _noted(folder, _made_files(folder) + elsewhere))
 
 
 def altered(

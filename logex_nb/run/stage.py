@@ -107,7 +107,7 @@ def _execute(
     special = {k: str(v) for k, v in given.items() if k not in ("paper", "profile", "dataset")} # those are in the folder's path
     if threads > 1: special["threads"] = str(threads)
     if words: special["words"] = words
-    note_files(folder)
+    note_files(folder, record)
     write_json(folder / "code.json", dict(code=code, parameters=special))
 
 # %% ../../nbs/run/stage.ipynb #c017

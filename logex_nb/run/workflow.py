@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 import warnings
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -119,11 +120,12 @@ def made_of(
     fill = lambda text: text.format(**dict(wildcards.items())) if wildcards else text
     parameters = {k: fill(v) for k, v in self.parameters.items()} | ({"threads": str(self.threads)} if self.threads > 1 else {}) | ({"words": self.words} if self.words else {})
     now = dict(code=code_of(self.notebook, *self.also), parameters=parameters, settings=settings)
-    folder, record = repo_root() / fill(self.folder), repo_root() / fill(self.record)
+    name, folder, record = ' '.join([self.name, *map(fill, self.parts)]), repo_root() / fill(self.folder), repo_root() / fill(self.record)
     if asked := os.environ.get("LOGEX_PRICE"): # a plan says what it takes
-        with open(asked, "a") as f: f.write(f"{json.dumps(as_json(dict(name=' '.join([self.name, *map(fill, self.parts)]), record=fill(self.record), settings=settings)))}\n")
+        with open(asked, "a") as f: f.write(f"{json.dumps(as_json(dict(name=name, record=fill(self.record), settings=settings)))}\n")
     if (told := changes(folder, record, now)) and (asked := os.environ.get("LOGEX_WHY")): # a plan says why
-        with open(asked, "a") as f: f.write(f"{' '.join([self.name, *map(fill, self.parts)])}: {told[0]}{f' and {len(told) - 1} more' if told[1:] else ''}\n")
+        why = f"{name}: {told[0]}" + (f" and {len(told) - 1} more" if told[1:] else "")
+        with open(asked, "a") as f: f.write(f"{json.dumps([fill(self.record), why])}\n")
     return made_of(folder, record, now)
 
 # %% ../../nbs/run/workflow.ipynb #c011
@@ -304,7 +306,7 @@ def _snakemake(arguments: list[str]) -> None:
     main(arguments)
 
 
-def _planned(arguments: list[str], cwd: Path, env: dict[str, str]) -> tuple[int, str, list[dict], list[str]]: # Its exit status and what it said; name, record and settings of each job; why some are made again
+def _planned(arguments: list[str], cwd: Path, env: dict[str, str]) -> tuple[int, str, list[dict], dict[str, str]]: # Its exit status and what it said; name, record and settings of each job; why some are made again, by record
     "Let Snakemake list the jobs"
     with TemporaryDirectory() as folder:
         why, told, said = (Path(folder, name) for name in ("why", "told", "said"))
@@ -315,7 +317,7 @@ def _planned(arguments: list[str], cwd: Path, env: dict[str, str]) -> tuple[int,
         words = said.read_text(encoding="utf-8")
         wanted = set(re.findall(r"^ +output: (\S+record\.json)", words, re.M))
         jobs = {job["record"]: job for job in map(json.loads, told.read_text().splitlines()) if job["record"] in wanted}
-        return snakemake.exitcode, words, list(jobs.values()), list(dict.fromkeys(why.read_text().splitlines()))
+        return snakemake.exitcode, words, list(jobs.values()), dict(map(json.loads, why.read_text().splitlines()))
 
 
 def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str]]: # For a terminal, and what to do about weights that are not here
@@ -333,7 +335,7 @@ def _plan(study: Study, arguments: list[str], cwd: Path, env: dict[str, str]) ->
     missing = study.absent
     text, fetch = (said.strip(), []) if code or not jobs else _priced(study, jobs, missing)
     print(text, flush=True)
-    if why: print("\nmade again, with what follows from it:", *why, sep="\n  ")
+    if why: print("\nmade again, with what follows from it:", *why.values(), sep="\n  ")
     unreachable = ["HF_HUB_OFFLINE is set", *fetch] if fetch and HF_HUB_OFFLINE else []
     if (missing or unreachable) and not code: sys.exit("error: " + "; ".join(filter(None, [missing, *unreachable])))
     return code
@@ -354,14 +356,32 @@ def _redate(study: Study, now: float) -> None:
     for back, (_, path) in enumerate(reversed(ahead), 1): os.utime(path, ns=(int(now * 1e9) - 1000 * back,) * 2)
 
 
+def _unseen(study: Study) -> bool:
+    "Whether Snakemake did not see some stage made. It keeps a file per output, named by the output's path"
+    memory = repo_root() / ".snakemake/metadata"
+
+    def seen(output: str) -> bool:
+        name = urlsafe_b64encode(output.encode()).decode()
+        *folders, file = (name[i:i + 254] for i in range(0, len(name), 254))
+        return memory.joinpath(*(f"@{part}" for part in folders), file).exists()
+
+    return not all(seen(_relative(code)) for code in study.runs.rglob("code.json"))
+
+
 def _again(
     study: Study, # Whose stages
+    arguments: list[str], # For Snakemake
     aside: bool = True, # Set the records of spoilt ones aside
-) -> list[str]: # For Snakemake
+    **where, # Folder and environment
+) -> list[str]: # For Snakemake, too
     "Tell which finished stages are not what they were, and have them made again, even where nothing waits for them"
     found = spoilt(study.runs, aside)
     for stage, names in found.items(): print(f"{stage}: {names[0]} is not what was made: " + ("its record is set aside, and the stage made again" if aside else "the stage will be made again"))
-    return ["--forcerun", *(_relative(study.runs / stage / "record.json") for stage in found)] if found else []
+    other = _planned([*arguments, "-n"], **where)[3] if _unseen(study) else {}
+    if aside:
+        for why in other.values(): print(f"{why}: made again")
+    records = [*(_relative(study.runs / stage / "record.json") for stage in found), *other]
+    return ["--forcerun", *records] if records else []
 
 # %% ../../nbs/run/workflow.ipynb #g002d
 def _reproduce(study: Study, names: list[str], arguments: list[str], cores: int, plan: bool, shares: int) -> None:
@@ -372,12 +392,12 @@ def _reproduce(study: Study, names: list[str], arguments: list[str], cores: int,
         if not plan: study.runs.mkdir(parents=True, exist_ok=True), study.results.mkdir(parents=True, exist_ok=True)
         if plan:
             _redate(study, began)
-            code = _plan(study, arguments + _again(study, aside=False), **where)
+            code = _plan(study, arguments + _again(study, arguments, aside=False, **where), **where)
         else:
             with FileLock(study.runs / "lock", timeout=0) as lock, os.fdopen(os.dup(lock._context.lock_file_fd)): # filelock closes its own in a copy; this one holds the lock there if this process is killed
                 _redate(study, began)
                 run = lambda arguments: watch(partial(_snakemake, arguments), log, expected_seconds(study.runs), **where)
-                again = _again(study)
+                again = _again(study, arguments, **where)
                 first = _shared(study, arguments, names, shares, **where) if shares > 1 else []
                 code = first and run(first) or run(arguments + again)
     except Timeout: sys.exit(f"error: another run is at work in {study.runs}: wait for its end or stop it")
