@@ -287,6 +287,7 @@ def _folds(dataset: Dataset, cfg: Protocol) -> pd.DataFrame:
     "All images, each in one fold; official folds are taken as they are"
     if cfg.folds < 3:
         raise ValueError(f"folds is {cfg.folds}: at least 3 are needed, for training, validation and test")
+    if "split" in dataset.table: raise ValueError(f"{dataset.name} comes with a split, and kind is 'folds': set kind to 'natural' or 'shots' to take it as it is, or leave the split out to deal all images anew")
     table = dataset.table.assign(split="train", part=dataset.table.label.map(_known_parts(dataset, cfg)))
     if "fold" in table: _check_groups(table, "fold")
     else: table["fold"] = _dealt(table, cfg.folds, cfg.seed, f"{cfg.folds} folds")
