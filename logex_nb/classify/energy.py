@@ -168,7 +168,7 @@ def check_recipe(
     "Only settings that are honoured may differ from the defaults"
     plain = Training()
     for key in ("loss", "logit_scale", "head", "class_weights", "drw_epoch", "sampling", "mixup",
-                "crt_epochs", "posthoc", "select"):
+                "crt_epochs", "posthoc", "select", "updates", "smote", "reduction"):
         if (value := getattr(recipe, key)) != getattr(plain, key):
             raise ValueError(f"{key} is {value!r}: here only {getattr(plain, key)!r} is possible")
 

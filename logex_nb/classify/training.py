@@ -36,13 +36,13 @@ from ..detect.tail import part_ids, tail_summary
 @dataclass(frozen=True)
 class Training:
     "How a classifier is trained; the defaults are the paper's"
-    backbone: str = "50" # 'tiny', 'small', '18', '50', 'lite0', or a hub id or folder of a transformers ResNet
-    weights: str = "" # Hub id or folder of pretrained weights, 'imagenet' for 'lite0'; random if empty
+    backbone: str = "50" # See `build_backbone`
+    weights: str = "" # Pretrained weights: hub id, folder, or 'imagenet' for 'lite0' and 'lite1'; random if empty
     frozen: bool = False # The body keeps those weights; it sees each image once, in eight orientations
     levels: str = "last" # Maps whose means are features: of the 'last' stage of the body, or of 'all'
     hidden: int = 0 # Width of a hidden layer between body and last layer; 0: none
     size: int = 0 # Edge that images are scaled to; 0 leaves them as they are
-    views: int = 1 # Orientations whose outputs are averaged when the classifier is asked, up to 8
+    views: int = 1 # Test-time augmentation: orientations whose outputs are averaged, up to 8
     epochs: int = 60 # Passes over the training images
     batch: int = 128 # Images per step
     at_once: int = 0 # Of them, how many go through the network at once, for want of memory; 0: all
@@ -86,12 +86,16 @@ def _check_settings(config: Training) -> None:
     known = dict(select=["paper", "balanced"], bn_mode=["paper", "clean"],
                  head=["linear", "cosine"], reduction=["mean", "weighted"],
                  sampling=["random", "balanced"], posthoc=["none", "tau_norm", "adjust"],
+                 loss=["ce", "focal", "ldam", "hod", "balanced_softmax"], class_weights=["none", "cb", "inverse"],
                  precision=list(PRECISIONS))
     for key, choices in known.items():
         if getattr(config, key) not in choices:
             raise ValueError(f"no {key} {getattr(config, key)!r}: choose from {choices}")
     if config.smote and not config.frozen: raise ValueError(f"smote is {config.smote}: only a frozen body gives vectors that can be blended, set frozen = true")
-    if config.frozen and config.jitter: raise ValueError(f"jitter is {config.jitter}: a frozen body sees each image in its own colours only, set it to 0")
+    for key in ("jitter", "rotation", "hflip", "vflip"):
+        usual, value = getattr(Training, key), getattr(config, key)
+        if config.frozen and value != usual: raise ValueError(f"{key} is {value}: a frozen body sees each image in its own colours and eight orientations, leave it at {usual}")
+    if config.posthoc == "adjust" and config.head == "cosine": raise ValueError("posthoc = 'adjust' adds to biases, and a cosine head has none: set head to 'linear'")
     if not 1 <= config.views <= 8: raise ValueError(f"{config.views} views: choose from 1 to 8")
     if config.at_once < 0: raise ValueError(f"at_once is {config.at_once}: give a number of images, or 0 for the whole batch")
     if config.at_once and config.reduction == "weighted": raise ValueError("reduction = 'weighted' divides by the weights of a whole batch: set at_once to 0")
@@ -312,7 +316,7 @@ def train(
     data, folder = (images, labels, val_images, val_labels), Path(folder)
     remembered = Path(remembered or folder / "remembered")
     weighing = [] if weights is None else [np.asarray(weights, np.float32)]
-    if weighing and (config.smote or config.crt_epochs or len(weights) != len(labels)): raise ValueError(f"{len(weights)} weights for {len(labels)} images: give one each, and neither smote nor crt_epochs")
+    if weighing and (config.smote or config.crt_epochs or config.mixup or len(weights) != len(labels)): raise ValueError(f"{len(weights)} weights for {len(labels)} images: give one each, and neither smote, mixup nor crt_epochs")
     if config.reduction == "weighted" and processes()[1] > 1: raise ValueError("reduction = 'weighted' divides by the weights of a whole batch: leave `classifier` out of [devices]")
     key, first = run_key(asdict(config), seed, *data, np.asarray(tail), *weighing), None
     if config.crt_epochs:
