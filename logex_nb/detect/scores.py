@@ -8,7 +8,7 @@ __all__ = ['msp', 'msp_head', 'msp_tail', 'energy', 'energy_head', 'energy_tail'
 
 # %% ../../nbs/detect/scores.ipynb #c002
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+from scipy.special import expit, log_softmax, logsumexp
 
 from .tail import check_logits, part_ids
 
@@ -29,7 +29,10 @@ def msp_head(
     "One minus the largest probability of a head class"
     logits = check_logits(logits)
     head, _ = part_ids(tail, logits.shape[1])
-    return -np.expm1(logits[:, head].max(1) - logsumexp(logits, axis=1))
+    rows, best = np.arange(len(logits)), np.asarray(head)[logits[:, head].argmax(1)]
+    others = logits.copy()
+    others[rows, best] = -np.inf
+    return expit(logsumexp(others, axis=1) - logits[rows, best])
 
 # %% ../../nbs/detect/scores.ipynb #n9796e
 def msp_tail(
