@@ -114,6 +114,16 @@ def test_trunks_go_on_too(tmp_path, monkeypatch, train, loss, config):
     assert not same(views["again"], trunk(train is prior))
 
 
+@pytest.mark.parametrize("kind", ["prior", "denoiser"])
+def test_a_run_goes_on_with_its_own_features_only(tmp_path, monkeypatch, kind):
+    train, loss, config = KINDS[kind]
+    v = frozen()
+    others = FrozenViews(v.maps.numpy() + np.float16(1), v.windows.numpy() + np.float16(1))
+    stopped(monkeypatch, loss, 6, train, tmp_path / "cut", config)
+    with pytest.warns(UserWarning, match="training begins afresh"): found = train(tmp_path / "cut", config, views=others)
+    assert same(found, train(tmp_path / "whole", config, views=others))
+
+
 def test_a_prior_network_goes_on_learning_beside_the_denoiser(tmp_path):
     both = beside(tmp_path / "joint")
     begun = load_prior(tmp_path / "prior", frozen(), CLASSES, PRIOR)
@@ -267,7 +277,7 @@ class Recipe:
     lr: float = .1
     weight_decay: float = .01
 
-x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+x = torch.randn(int(sys.argv[2]), 4, generator=torch.Generator().manual_seed(0))
 y = x @ torch.tensor([1., -2., 3., 0.])
 torch.manual_seed(0)
 line, seen = torch.nn.Linear(4, 1), []
@@ -276,21 +286,23 @@ def one_batch(ids, generator):
     seen.append(len(ids))
     return (line(x[ids])[:, 0] - y[ids]).square().mean()
 
-fit(line, one_batch, 32, Recipe(), 0, Path(sys.argv[1]), "line", progress=False)
+fit(line, one_batch, len(x), Recipe(), 0, Path(sys.argv[1]), "line", progress=False)
 from accelerate import PartialState
 if PartialState().is_main_process: torch.save(dict(line=line.state_dict(), seen=seen), Path(sys.argv[1]) / "out.pt")
 """
 
 
-def test_two_processes_share_each_batch_and_learn_what_one_learns(tmp_path):
+@pytest.mark.parametrize("rows, alone, shared", [(32, {8}, {4}), (15, {8, 7}, {4}), (11, {8, 3}, {4, 3})])
+def test_two_processes_share_each_batch_and_learn_what_one_learns(tmp_path, rows, alone, shared):
+    "Shares of seven are four and three; three are too few to share"
     script = tmp_path / "line.py"
     script.write_text(LINE)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] # what `accelerate launch` does on GPUs
     found = {}
     for name, before in dict(one=[], two=launch).items():
-        done = subprocess.run([sys.executable, *before, script, tmp_path / name], capture_output=True, text=True, cwd=ROOT, timeout=120,
+        done = subprocess.run([sys.executable, *before, script, tmp_path / name, str(rows)], capture_output=True, text=True, cwd=ROOT, timeout=120,
                               env=os.environ | dict(ACCELERATE_USE_CPU="true"))
         assert done.returncode == 0, done.stderr
         found[name] = torch.load(tmp_path / name / "out.pt", weights_only=True)
-    assert set(found["one"]["seen"]) == {8} and set(found["two"]["seen"]) == {4}
+    assert set(found["one"]["seen"]) == alone and set(found["two"]["seen"]) == shared
     for key, value in found["one"]["line"].items(): torch.testing.assert_close(found["two"]["line"][key], value, atol=1e-5, rtol=1e-5)

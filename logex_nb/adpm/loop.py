@@ -66,8 +66,9 @@ def fit(
         net.train()
         for ids in shuffled(rows, config.batch, order):
             lr = _warmup_cosine(step, config.epochs * per_epoch, about["warmup"] * per_epoch, config.lr, about["min_lr"])
-            loss, step = one_batch(ids[number::many], draws), step + 1
-            optimizer.zero_grad(), loss.backward()
+            mine, step = _share(ids, number, many), step + 1
+            loss = one_batch(mine, draws)
+            optimizer.zero_grad(), (loss * (len(mine) * many / len(ids) if len(mine) < len(ids) else 1)).backward()
             _step(optimizer, lr, about["clip_grad"])
             if about["ema"]: kept["average"] = _averaged(kept["average"], net, min(about["ema"], step / (step + 9)))
             total = total + loss.detach() * len(ids)
@@ -85,6 +86,11 @@ def _optimizer(net: nn.Module, config: Any, apart: dict | None) -> torch.optim.O
     others = {id(p) for p in apart["params"]} if apart else ()
     main = dict(params=[p for p in net.parameters() if p.requires_grad and id(p) not in others])
     return torch.optim.AdamW([main, apart] if apart else [main], config.lr, weight_decay=config.weight_decay, amsgrad=isinstance(config, Prior), fused=True)
+
+
+def _share(ids: Tensor, number: int, many: int) -> Tensor:
+    "What one of several processes takes of a batch: two images at least, for the sake of batch statistics, or all"
+    return ids[number::many] if len(ids) >= 2 * many else ids
 
 
 def _seeded(seed: int, epoch: int, process: int) -> tuple[torch.Generator, torch.Generator]:
@@ -116,6 +122,7 @@ def _averaged(average: dict[str, Tensor], net: nn.Module, decay: float) -> dict[
     now = net.state_dict()
     if not average: return {name: value.detach().clone() for name, value in now.items()}
     for name, value in now.items():
+        average[name] = average[name].to(value.device) # a checkpoint comes back on the CPU
         if value.is_floating_point(): average[name].lerp_(value, 1 - decay)
         else: average[name].copy_(value)
     return average

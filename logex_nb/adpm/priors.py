@@ -78,7 +78,7 @@ class PriorNet(nn.Module):
 # %% ../../nbs/adpm/priors.ipynb #c013
 @dataclass(frozen=True)
 class Prior:
-    "How the prior network is built and trained; the defaults are DiffMIC's"
+    "How the prior network is built and trained; the defaults are DiffMIC's, but for `folds` and `weights`"
     frozen: bool = False # Look through a frozen trunk whose features are remembered
     backbone: str = "50" # Of a trunk that learns, see `build_backbone`
     weights: str = "" # Its weights at the start; random if empty
