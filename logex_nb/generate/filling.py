@@ -6,6 +6,7 @@
 __all__ = ['Filling', 'amounts', 'plan_paintings', 'keep_painted', 'Painted', 'filled_set']
 
 # %% ../../nbs/generate/filling.ipynb #f02
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def keep_painted(
     wanted: Sequence[int], # Images of each class that are kept `[c]`
     gamma: float, # Share of the painted images that is kept; 1 takes the first ones
     scores: np.ndarray | None = None, # Low is kept `[m]`; the order if not given
-    copies: np.ndarray | None = None, # Images that are passed over, bool `[m]`
+    copies: np.ndarray | None = None, # Images that come last, bool `[m]`
 ) -> np.ndarray: # Rows, int `[k]`
     "The images of each class with the lowest scores, among as many as gamma asks for"
     if not 0 < gamma <= 1: raise ValueError(f"gamma is {gamma}: choose above 0, up to 1")
@@ -79,8 +80,9 @@ def keep_painted(
         own, asked = np.flatnonzero(labels == c), int(np.ceil(k / gamma - 1e-9))
         if len(own) < asked: raise ValueError(f"class {c} has {len(own)} painted images, and {k} of them at gamma = {gamma} need {asked}: paint more, or choose a larger gamma")
         own = own[:asked]
-        if copies is not None: own = own[~copies[own]]
-        rows += own[np.argsort(scores[own], kind="stable")[:k]].tolist()
+        last = np.zeros(len(own), bool) if copies is None else np.asarray(copies)[own]
+        if (short := k - (~last).sum()) > 0: warnings.warn(f"class {c}: {short} of {k} kept images are copies of real ones, as nothing else is left", stacklevel=2)
+        rows += own[np.lexsort((scores[own], last))[:k]].tolist()
     return np.array(rows, int)
 
 # %% ../../nbs/generate/filling.ipynb #f17

@@ -92,7 +92,7 @@ class Selection:
     unit: bool = True # Features are brought to length one first; as they are, an image without content looks usual
     variance: float = .95 # Share that the axes of the reconstruction explain
     neighbours: int = 5 # Which neighbour counts
-    copies: float = .995 # Quantile of the similarity between different real images from which an image is called a copy; 1 keeps copies
+    copies: float = .995 # Quantile of the real images' similarity to their nearest one, from which an image is called a copy; 1 keeps copies
     classifier: str = "ce" # The arm whose energy and whose probability of the head are asked; trained on real images only
 
     def __post_init__(self):
@@ -129,9 +129,9 @@ def near_copies(
     real: np.ndarray, # Features of real images `[n, v, d]`, in `v` orientations
     real_labels: np.ndarray, # Their classes `[n]`
     groups: np.ndarray, # Of each real image, such as its lesion `[n]`
-    quantile: float = .995, # Of the similarity between images of different groups; 1 finds none
+    quantile: float = .995, # Of the real images' similarity to the nearest one of another group; 1 finds none
 ) -> pd.DataFrame: # `copy`; `nearest`, a row of `real`; and `likeness`, their cosine `[m]`
-    "The nearest real image of the class, and whether it is nearer than different real ones are to each other"
+    "The nearest real image of the class, and whether it is nearer than the real ones are to their nearest"
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
     features, real, groups, labels, real_labels = unit(np.asarray(features, np.float32)), unit(np.asarray(real, np.float32)), *map(np.asarray, (groups, labels, real_labels))
     copies, nearest, likeness = np.zeros(len(features), bool), np.zeros(len(features), int), np.zeros(len(features), np.float32)
@@ -141,8 +141,8 @@ def near_copies(
         nearest[own], likeness[own] = theirs[like.argmax(1)], like.max(1)
         different = groups[theirs][:, None] != groups[theirs]
         if quantile >= 1 or not different.any(): continue # one lesion says nothing about others
-        among = np.max([real[theirs, 0] @ real[theirs, k].T for k in range(real.shape[1])], 0)
-        copies[own] = likeness[own] > np.quantile(among[different], quantile)
+        among = np.where(different, np.max([real[theirs, 0] @ real[theirs, k].T for k in range(real.shape[1])], 0), -np.inf)
+        copies[own] = likeness[own] > np.quantile(among.max(1)[different.any(1)], quantile)
     return pd.DataFrame(dict(copy=copies, nearest=nearest, likeness=likeness))
 
 # %% ../../nbs/judge/selection.ipynb #ss02
@@ -178,6 +178,7 @@ def selection_weights(
     scores, labels, weights = np.asarray(scores, float), np.asarray(labels), np.ones(len(labels))
     for c in np.unique(labels):
         own = labels == c
-        w = np.exp(-scores[own] / max(np.median(scores[own]), 1e-12))
+        if not (middle := np.median(scores[own])) > 0: raise ValueError(f"class {c} has a median score of {middle:.3g}: weights need a score that is a distance, such as 'reconstruction'")
+        w = np.exp(-scores[own] / middle)
         weights[own] = w / w.mean()
     return weights
