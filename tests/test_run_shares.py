@@ -4,11 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from logex_nb.core import read_record, sha256
-from logex_nb.generate.manifest import read_manifest
+from logex_nb.core import read_record, sha256, write_json
+from logex_nb.generate.manifest import fill_folder, join_folders, read_manifest
 
 ROOT, BIN = Path(__file__).parent.parent, Path(sys.executable).parent
 MADE = Path("runs/smoke/phantom/logex")
@@ -36,3 +37,25 @@ def test_three_jobs_draw_what_one_draws(tmp_path, checkout):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / SET).rglob("*")} == before
     told = subprocess.run([BIN / "logex_reproduce", "--shares", "0"], cwd=tmp_path, capture_output=True, text=True)
     assert told.returncode and told.stderr.strip() == "error: shares is 0: give 1 or more"
+
+
+def grey(todo, batch):
+    for name, index in todo: yield {"class": name, "index": index, "seed": 0, "confidence_before": ""}, dict(guided=np.full((4, 4, 3), index, np.uint8))
+
+
+def filled(folder, wanted, **more): return fill_folder(folder, dict(prompts={}), wanted, grey, 2, progress=False, **more)
+
+
+def test_a_share_may_be_empty_and_a_class_may_leave(tmp_path):
+    wanted = [("a", 0), ("a", 1), ("b", 0)]
+    assert len(filled(tmp_path / "third", wanted, share=3, shares=3)) == 0
+    filled(tmp_path / "whole", wanted)
+    assert len(filled(tmp_path / "whole", wanted[:1])) == 3 # what was drawn before stays, after what is wanted
+
+
+def test_parts_may_have_had_different_batches(tmp_path):
+    for name, batch, steps in (("a", 8, 10), ("b", 4, 10), ("c", 8, 20)):
+        filled(tmp_path / name, [(name, 0)])
+        write_json(tmp_path / name / "settings.json", dict(prompts={name: ""}, class_ids={name: 0}, weights="", batch=batch, per_class=1, steps=steps))
+    assert join_folders([tmp_path / "a", tmp_path / "b"], tmp_path)["class"].tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="different .'steps'"): join_folders([tmp_path / "a", tmp_path / "c"], tmp_path)

@@ -7,7 +7,7 @@ __all__ = ['OneStep', 'onestep']
 
 # %% ../../nbs/generate/baselines.ipynb #c003
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import ClassVar
 
@@ -108,7 +108,7 @@ def onestep(
         targets, pictures, found = torch.tensor([s.target for s in part], device=device), [], []
         with frozen(pipe.unet, pipe.vae, classifier):
             for strength in (0., config.strength):
-                how = OneStep(**vars(config) | dict(strength=strength))
+                how = replace(config, strength=strength)
                 images = _sample_pushed(pipe, classifier, latents, texts, how)
                 with torch.no_grad():
                     logits = classifier(resize(images, config.classifier_size, config.antialias))

@@ -338,6 +338,9 @@ def paint_folder(
     counts = {name: 1 + max(p.index for p in paintings if p.name == name) for name in dict.fromkeys(p.name for p in paintings)}
     settings = asdict(config) | ({"code": code} if code else {}) | dict(prompts=dict.fromkeys(counts, ""), counts=counts, classes=painter.classes, weights=fingerprint(painter.pipe.unet, painter.pipe.vae, painter.tokens))
 
+    picture = lambda pixels: sha256(np.ascontiguousarray(pixels).tobytes())[:16]
+    plan = {k: dict(seed=p.seed, source=p.source, mask=picture(np.packbits(p.mask)), start=picture(images[p.start])) for k, p in of.items()}
+
     def draw(todo, batch):
         for first in range(0, len(todo), batch):
             some, began = [of[k] for k in todo[first:first + batch]], time.process_time()
@@ -345,7 +348,7 @@ def paint_folder(
                          images[[p.start for p in some]], steps=config.num_inference_steps, scale=config.guidance_scale, feather=config.feather, batch=batch, precision=config.precision, progress=False)
             seconds = round((time.process_time() - began) / len(some), 2)
             for p, image in zip(some, made):
-                about = {"class": p.name, "index": p.index, "seed": p.seed, "method": "inpainting", "seconds": seconds, "source": p.source, "mask": sha256(np.packbits(p.mask).tobytes())[:16]}
+                about = {"class": p.name, "index": p.index, "method": "inpainting", "seconds": seconds} | plan[p.name, p.index]
                 yield about, dict(painted=image)
 
-    return fill_folder(folder, settings, list(of), draw, config.batch, stale, progress, "painted images", share, shares)
+    return fill_folder(folder, settings, list(of), draw, config.batch, stale, progress, "painted images", share, shares, plan)

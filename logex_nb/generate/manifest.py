@@ -36,7 +36,7 @@ from .pipeline import StableDiffusionPipeline
 
 # %% ../../nbs/generate/manifest.ipynb #k001
 _ABOUT = ["class", "index", "seed", "prompt", "method", "iterate", "updates", "stopped_early", "confidence_before", "confidence_after", "seconds"]
-_OPTIONAL = ["source", "mask", "score"] # Image that was painted into, its mask, and how the result was judged
+_OPTIONAL = ["source", "mask", "start", "score"] # Image that was painted into, its mask, where painting began, and how the result was judged
 
 
 def _columns(row: dict[str, object]) -> list[str]:
@@ -150,6 +150,14 @@ def _kept_lines(
     return {(r["class"], int(r["index"])): r for r in read_lines(folder / "manifest.csv")
             if all(good(r, kind) for kind in _kinds(r))}
 
+
+def _planned_lines(
+    folder: Path, # Of the run
+    plan: dict[tuple[str, int], dict[str, object]], # What the line of an image has to say
+) -> dict[tuple[str, int], dict[str, str]]: # Line of each finished image, by class and index
+    "Finished images that are of this plan"
+    return {key: row for key, row in _kept_lines(folder).items() if all(row.get(name) == str(value) for name, value in plan.get(key, {}).items())}
+
 # %% ../../nbs/generate/manifest.ipynb #k008
 def _write_lines(
     path: Path, # The manifest
@@ -170,13 +178,14 @@ def _dealt(wanted: Sequence[tuple[str, int]], batch: int, share: int, shares: in
 
 def _take_shares(
     folder: Path, # Of the whole; its `settings.json` is written
+    plan: dict[tuple[str, int], dict[str, object]], # What their lines have to say
 ) -> list[Path]: # Folders of which all is taken
     "Take the images that shares drew with the same settings"
-    taken, known, have = [], json.loads((folder / "settings.json").read_text()), _kept_lines(folder)
+    taken, known, have = [], json.loads((folder / "settings.json").read_text()), _planned_lines(folder, plan)
     for place in sorted(folder.glob("shares/*")):
         of_it = leftover(place / "settings.json", lambda p: json.loads(p.read_text()), {})
         if any(of_it.get(k) != v for k, v in known.items() if k not in _FREE): continue
-        for key, row in _kept_lines(place).items():
+        for key, row in _planned_lines(place, plan).items():
             if key in have: continue
             for kind in _kinds(row):
                 (folder / row[f"{kind}_file"]).parent.mkdir(parents=True, exist_ok=True)
@@ -221,19 +230,20 @@ def fill_folder(
     folder: Path | str, # Where to; what is there already is kept
     settings: dict[str, object], # What shapes the images
     wanted: Sequence[tuple[str, int]], # Class and number of each image
-    draw: Callable[[list[tuple[str, int]], int], Iterator[tuple[dict[str, object], dict[str, np.ndarray]]]], # From those that lack and a batch size, what is known of each and its pictures, in any order
+    draw: Callable[[list[tuple[str, int]], int], Iterator[tuple[dict[str, object], dict[str, np.ndarray]]]], # From the missing ones and a batch size, what is known of each and its pictures, in any order
     batch: int, # Images at a time; half of it where memory does not suffice
     stale: str = "refuse", # Images made with other settings: `refuse` to go on, or put them `aside`
     progress: bool = True, # Show a progress bar
     desc: str = "images", # Beside the bar
     share: int = 0, # Which of the `shares` is drawn, from 1; 0: all that is not in the folder of a share yet
     shares: int = 1, # Folders among which the images are dealt
+    plan: dict[tuple[str, int], dict[str, object]] | None = None, # What the line of an image has to say; images of another plan are drawn again
 ) -> pd.DataFrame: # The manifest
     "A folder of images, resumable at any of them"
     folder, wanted = Path(folder), _dealt(wanted, batch, share, shares)
     _check_settings(folder, settings, stale)
-    taken = [] if share else _take_shares(folder)
-    done = _kept_lines(folder)
+    taken = [] if share else _take_shares(folder, plan or {})
+    done = _planned_lines(folder, plan or {})
     _write_lines(folder / "manifest.csv", list(done.values()))
     todo, means, began = [k for k in wanted if k not in done], np.zeros(2), time.time()
     with closing(_within_memory(draw, todo, batch, folder)) as images:
@@ -247,7 +257,7 @@ def fill_folder(
             bar.set_postfix_str(", ".join(told))
     names = {name: i for i, (name, _) in reversed([*enumerate(wanted)])}
     rows = read_lines(folder / "manifest.csv")
-    rows.sort(key=lambda row: (names[row["class"]], int(row["index"])))
+    rows.sort(key=lambda row: (names.get(row["class"], len(names)), int(row["index"])))
     _write_lines(folder / "manifest.csv", rows)
     for place in taken: rmtree(place) # all of it is here
     return read_manifest(folder)
@@ -293,7 +303,7 @@ def join_folders(
     folder, found = Path(folder), [json.loads((Path(part) / "settings.json").read_text()) for part in parts]
     own = ("prompts", "class_ids", "weights")
     for part, settings in zip(parts, found):
-        if changed := [k for k in settings if k not in own and settings[k] != found[0].get(k)]:
+        if changed := [k for k in settings if k not in (*own, "batch", "checkpointing") and settings[k] != found[0].get(k)]:
             raise ValueError(f"{part} and {parts[0]} were made with different {changed}: draw them again with the same settings")
     names = [name for settings in found for name in settings["prompts"]]
     if len(set(names)) < len(names): raise ValueError(f"classes {sorted({n for n in names if names.count(n) > 1})} are in several of {[str(p) for p in parts]}: a class has one folder")
@@ -312,7 +322,8 @@ def read_manifest(
     path = Path(folder) / "manifest.csv"
     if not path.exists():
         raise FileNotFoundError(f"no manifest.csv in {folder}: make it with `generate_folder`")
-    text = {"class": str, "prompt": str, "method": str, "source": str, "mask": str}
+    text = {"class": str, "prompt": str, "method": str, "source": str, "mask": str, "start": str}
+    if not path.stat().st_size: return pd.DataFrame(columns=_ABOUT) # nothing was wanted
     table = pd.read_csv(path, dtype=text, keep_default_na=False)
     unknown = [name for name in _ABOUT if name not in text and (table[name] == "").all()] # such as the confidence in painted images
     return table.assign(**dict.fromkeys(unknown, np.nan))

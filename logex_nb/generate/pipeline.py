@@ -323,7 +323,7 @@ def redraw(
     images: np.ndarray, # uint8 `[n, h, w, 3]`
     prompts: Sequence[str], # One per image
     seeds: Sequence[int], # Of the noise, one per image, so that none depends on its neighbours
-    percent: int, # How much of the trajectory is redrawn, from 1 to 100; at 100 nothing of an image is left
+    percent: int, # How much of the trajectory is redrawn, from 1 to 100; at 100 hardly more than its mean colour is left
     steps: int = 20, # Of a whole trajectory; more if that is needed for one step of the part
     scale: float = 3., # Classifier-free guidance
     batch: int = 32, # Images at a time

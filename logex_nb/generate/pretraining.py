@@ -187,7 +187,7 @@ def _pretrain_vae(
                       config.checkpoint_every, "autoencoder", progress)
     vae.requires_grad_(False)
     vae.register_to_config(scaling_factor=1.0)
-    vae.register_to_config(scaling_factor=float(1 / encode_images(pipe, images[:512]).std()))
+    vae.register_to_config(scaling_factor=float(1 / encode_images(pipe, images[::max(1, len(images) // 512)][:512]).std()))
     return history
 
 # %% ../../nbs/generate/pretraining.ipynb #c021
