@@ -7,14 +7,11 @@ __all__ = ['KEYS', 'METRICS', 'read_runs', 'append_runs', 'summarise', 'as_print
            'mean_interval', 'paired', 'holm', 'interval_table']
 
 # %% ../../nbs/report/tables.ipynb #c002
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from scipy.special import stdtr, stdtrit # as scipy.stats takes seconds to import
 
 from ..core import atomic
@@ -39,18 +36,6 @@ def _check_runs(
     return runs
 
 # %% ../../nbs/report/tables.ipynb #c013
-@contextmanager
-def _alone(
-    folder: Path, # An existing folder
-) -> Iterator[None]: # While inside, other processes wait at the same folder
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def read_runs(
     path: Path | str, # A CSV with the columns `KEYS` and value
 ) -> pd.DataFrame: # The runs, checked
@@ -65,7 +50,7 @@ def append_runs(
     "Merge `runs` into a CSV: same keys replaced, rows sorted, written whole"
     path, new = Path(path), _check_runs(runs)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.parent):
+    with FileLock(path.with_name(f".{path.name}.lock")): # a file, as a folder cannot be locked across machines
         old = [read_runs(path)] if path.exists() else []
         merged = pd.concat([*old, new]).drop_duplicates(KEYS, keep="last").sort_values(KEYS)
         with atomic(path) as tmp: merged.to_csv(tmp, index=False)
@@ -224,7 +209,7 @@ def holm(
 ) -> pd.Series: # Corrected p-values, in the same order; none where n is below three
     "Two-sided t tests of differences against zero, corrected for their number (Holm 1979)"
     d = differences[differences.n > 2]
-    t = np.divide(d["mean"].abs(), d["std"] / d.n**.5, out=np.full(len(d), np.inf), where=d["std"].to_numpy() > 0)
+    t = np.divide(d["mean"].abs(), d["std"] / d.n**.5, out=np.where(d["mean"] != 0, np.inf, 0.), where=d["std"].to_numpy() > 0)
     p = pd.Series(2 * stdtr(d.n - 1, -t), d.index).sort_values()
     return (p * np.arange(len(p), 0, -1)).cummax().clip(upper=1).reindex(differences.index)
 
