@@ -100,11 +100,16 @@ def configure(
         if key not in fields:
             raise ValueError(f"unknown key {key!r} in {where}: choose from {sorted(fields)}")
         default = fields[key].default
-        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool): continue
-        if default is not dataclasses.MISSING and default is not None and not isinstance(
-                value, (type(default), list) if isinstance(default, tuple) else type(default)):
+        if default is not dataclasses.MISSING and default is not None and not _fits(value, default):
             raise ValueError(f"{key} in {where} is {value!r}: expected {type(default).__name__}, like {default!r}")
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _fits(value: Any, default: Any) -> bool:
+    "Whether a value is of a default's type: no bool is a number, but an integer is a float"
+    if isinstance(default, tuple): return isinstance(value, (tuple, list)) and all(_fits(v, default[0]) for v in value if default)
+    if isinstance(value, bool) or isinstance(default, bool): return type(value) is type(default)
+    return isinstance(value, (int, float) if isinstance(default, float) else type(default))
 
 # %% ../nbs/core.ipynb #c012b
 def load_config(
@@ -265,7 +270,9 @@ def changed_profile(
 ) -> str: # Its name; `profile` itself if nothing is changed
     "A profile that differs by a few settings, written to `runs/profiles`"
     found = {}
-    for change in shlex.split(changes):
+    try: asked = shlex.split(changes)
+    except ValueError: raise ValueError(f"cannot read {changes!r}: a quotation mark is open") from None
+    for change in asked:
         key, equals, value = change.partition("=")
         if not (equals and value and re.fullmatch(r"\w+(\.\w+)+", key)): raise ValueError(f"cannot set {change!r}: write section.key=value, such as lora.steps=100")
         try: tomllib.loads(f"value = {value}")
@@ -273,8 +280,9 @@ def changed_profile(
         found[key] = value
     if not found: return profile
     read_profile(profile)
-    name = re.sub(r"[^\w.+=-]+", "_", "+".join([profile, *(f"{k}={v}" for k, v in sorted(found.items()))]))
-    if len(name) > 120: name = f"{name[:100]}+{sha256(name.encode())[:8]}"
+    plain = "+".join([profile, *(f"{k}={v}" for k, v in sorted(found.items()))]).replace('"', "")
+    name = re.sub(r"[^\w.+=-]+", "_", plain)
+    if name != plain or len(name) > 120: name = f"{name[:100]}+{sha256(plain.encode())[:8]}" # two changes have two names
     lines = [f"based_on = {json.dumps(profile)}", *(["study.results = 'runs/results'"] if "study.results" not in found else []), *(f"{k} = {v}" for k, v in sorted(found.items()))]
     (repo_root() / "runs/profiles").mkdir(parents=True, exist_ok=True)
     with atomic(repo_root() / "runs/profiles" / f"{name}.toml") as tmp: tmp.write_text("\n".join(lines) + "\n")

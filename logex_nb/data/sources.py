@@ -436,7 +436,8 @@ def locate(
     place: Path | str, # A path, as a command or a profile gives it
 ) -> Path: # Absolute
     "`place` below the working folder or, failing that, below the repository"
-    path = Path(place).expanduser()
+    try: path = Path(place).expanduser()
+    except RuntimeError: raise ValueError(f"no user has the home folder of {str(place)!r}: give a path without ~") from None
     try: below = repo_root() / path
     except FileNotFoundError: below = path
     return (below if below.exists() and not path.exists() else path).resolve()
