@@ -83,14 +83,39 @@ def test_a_changed_number_of_one_arm_trains_that_arm(copy):
 def test_a_label_is_for_the_tables(copy):
     "Nothing that trains depends on how a table calls it"
     edit(copy / "nbs/papers/logex/arms.toml", 'label = "Oversampling"', 'label = "Repeated"')
-    assert "classifier" not in planned(copy)
+    jobs = set(planned(copy))
+    assert "table2" in jobs and not jobs & {"classifier", "guide", *SHARED}
+
+
+def plan(folder: Path, *arguments: str) -> str: # What it says
+    done = subprocess.run([Path(sys.executable).parent / "logex_reproduce", "--plan", *arguments], cwd=folder, env=os.environ | dict(PYTHONPATH=str(folder)), capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_a_stage_that_was_copied_here_is_compared(copy):
-    "Snakemake remembers nothing of it, and would take it as it is"
+    "Snakemake remembers nothing of it, and would take it as it is; what was not asked for stays as it is"
     shutil.rmtree(copy / ".snakemake")
+    assert "othing to be done" in plan(copy, "--target", "logex_figure4", "--seeds", "0,1")
     edit(copy / "nbs/papers/logex/arms.toml", "add = [{ repeat = 10 }]", "add = [{ repeat = 9 }]")
-    done = subprocess.run([Path(sys.executable).parent / "logex_reproduce", "--plan", "--target", "logex_table2"], cwd=copy, env=os.environ | dict(PYTHONPATH=str(copy)), capture_output=True, text=True)
-    why = done.stdout.partition("made again, with what follows from it:")[2]
-    assert "classifier oversampling seed0: arm" in why and not any(f"{stage}:" in why for stage in SHARED), done.stdout
-    assert re.search("^table2 ", done.stdout, re.M), done.stdout
+    said = plan(copy, "--target", "logex_table2")
+    why = said.partition("made again, with what follows from it:")[2]
+    assert "classifier oversampling seed0: arm" in why and not any(f"{stage}:" in why for stage in SHARED), said
+    assert re.search("^table2 ", said, re.M), said
+
+
+def test_a_record_that_was_put_back_makes_its_table_again(copy):
+    results = copy / "runs" / "results"
+    for name in ("runs", "results"):
+        real = (copy / name).resolve()
+        (copy / name).unlink()
+        shutil.copytree(real, copy / name, ignore=shutil.ignore_patterns("*.npy", "*.safetensors"), symlinks=True)
+    for listing in (copy / "runs/smoke/phantom/logex").rglob("files.json"): # weights and images were left out
+        if listing.parent.name != "table2": listing.unlink()
+    for code in (copy / "runs/smoke/phantom/logex").rglob("code.json"):
+        if not (code.parent / "files.json").exists(): (code.parent / "files.json").write_text("{}")
+    record = results / "smoke/phantom/logex_table2/record.json"
+    record.write_text(record.read_text() + " ")
+    said = plan(copy, "--target", "logex_table2")
+    assert "table2: results/smoke/phantom/logex_table2/record.json is not what was made" in said and re.search("^table2 ", said, re.M), said
+    assert "will be made again when it is asked for" in plan(copy, "--target", "logex_figure4")

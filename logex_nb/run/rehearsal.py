@@ -7,6 +7,7 @@ __all__ = ['draw_archive', 'resnet_50', 'write_miniature', 'logex_rehearse']
 
 # %% ../../nbs/run/rehearsal.ipynb #rh02
 import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -76,5 +77,6 @@ def logex_rehearse(
     plan: bool = False, # Only say what would run
 ):
     "Run every stage of the published size, with narrow random networks and a handful of drawn tiles"
-    write_miniature(repo_root() / "runs/miniature")
+    try: write_miniature(repo_root() / "runs/miniature")
+    except (ValueError, OSError) as e: sys.exit(f"error: {e}")
     logex_reproduce("rehearsal", f"kriegsmann:{repo_root() / 'runs/miniature/kriegsmann'}", target, cores=cores or os.cpu_count(), plan=plan)

@@ -34,7 +34,7 @@ from ..core import atomic, changed_profile, configure, repo_root, share_name
 from ..data.catalogue import SOURCES, absolute
 from .cluster import cluster_options, cluster_profile
 from .devices import device_count
-from .reruns import as_json, changes, code_of, made_of, spoilt
+from .reruns import as_json, changes, code_of, made_of, spoilt, was_made_of
 from .study import SECTIONS, Study, papers
 from .terminal import copied, expected_seconds, watch
 
@@ -122,10 +122,10 @@ def made_of(
     now = dict(code=code_of(self.notebook, *self.also), parameters=parameters, settings=settings)
     name, folder, record = ' '.join([self.name, *map(fill, self.parts)]), repo_root() / fill(self.folder), repo_root() / fill(self.record)
     if asked := os.environ.get("LOGEX_PRICE"): # a plan says what it takes
-        with open(asked, "a") as f: f.write(f"{json.dumps(as_json(dict(name=name, record=fill(self.record), settings=settings)))}\n")
+        with open(asked, "a") as f: f.write(f"{json.dumps(as_json(dict(name=name, folder=fill(self.folder), record=fill(self.record), settings=settings)))}\n")
     if (told := changes(folder, record, now)) and (asked := os.environ.get("LOGEX_WHY")): # a plan says why
         why = f"{name}: {told[0]}" + (f" and {len(told) - 1} more" if told[1:] else "")
-        with open(asked, "a") as f: f.write(f"{json.dumps([fill(self.record), why])}\n")
+        with open(asked, "a") as f: f.write(f"{json.dumps([fill(self.folder), why])}\n")
     return made_of(folder, record, now)
 
 # %% ../../nbs/run/workflow.ipynb #c011
@@ -306,7 +306,17 @@ def _snakemake(arguments: list[str]) -> None:
     main(arguments)
 
 
-def _planned(arguments: list[str], cwd: Path, env: dict[str, str]) -> tuple[int, str, list[dict], dict[str, str]]: # Its exit status and what it said; name, record and settings of each job; why some are made again, by record
+@dataclass(frozen=True)
+class _Plan:
+    "What Snakemake says of a run before it begins"
+    code: int # Its exit status
+    said: str # All that it said
+    stages: list[dict] # What was asked for and all that it needs, made or not: name, folder, record and settings of each
+    jobs: list[dict] # Those that would run
+    why: dict[str, str] # Why some are made again, by folder
+
+
+def _planned(arguments: list[str], cwd: Path, env: dict[str, str]) -> _Plan:
     "Let Snakemake list the jobs"
     with TemporaryDirectory() as folder:
         why, told, said = (Path(folder, name) for name in ("why", "told", "said"))
@@ -316,8 +326,8 @@ def _planned(arguments: list[str], cwd: Path, env: dict[str, str]) -> tuple[int,
             snakemake.start(), snakemake.join()
         words = said.read_text(encoding="utf-8")
         wanted = set(re.findall(r"^ +output: (\S+record\.json)", words, re.M))
-        jobs = {job["record"]: job for job in map(json.loads, told.read_text().splitlines()) if job["record"] in wanted}
-        return snakemake.exitcode, words, list(jobs.values()), dict(map(json.loads, why.read_text().splitlines()))
+        stages = list({stage["record"]: stage for stage in map(json.loads, told.read_text().splitlines())}.values())
+        return _Plan(snakemake.exitcode, words, stages, [s for s in stages if s["record"] in wanted], dict(map(json.loads, why.read_text().splitlines())))
 
 
 def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str]]: # For a terminal, and what to do about weights that are not here
@@ -330,58 +340,64 @@ def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str
 
 def _plan(study: Study, arguments: list[str], cwd: Path, env: dict[str, str]) -> int:
     "Say what would run and what that takes, and why stages that were made have to be made again"
-    code, said, jobs, why = _planned(arguments, cwd, env)
-    if slip := _SLIP.search(said): sys.exit(f"error: {slip[1]}")
+    plan = _planned(arguments, cwd, env)
+    if slip := _SLIP.search(plan.said): sys.exit(f"error: {slip[1]}")
     missing = study.absent
-    text, fetch = (said.strip(), []) if code or not jobs else _priced(study, jobs, missing)
+    text, fetch = (plan.said.strip(), []) if plan.code or not plan.jobs else _priced(study, plan.jobs, missing)
     print(text, flush=True)
-    if why: print("\nmade again, with what follows from it:", *why.values(), sep="\n  ")
+    if plan.why: print("\nmade again, with what follows from it:", *plan.why.values(), sep="\n  ")
     unreachable = ["HF_HUB_OFFLINE is set", *fetch] if fetch and HF_HUB_OFFLINE else []
-    if (missing or unreachable) and not code: sys.exit("error: " + "; ".join(filter(None, [missing, *unreachable])))
-    return code
+    if (missing or unreachable) and not plan.code: sys.exit("error: " + "; ".join(filter(None, [missing, *unreachable])))
+    return plan.code
 
 # %% ../../nbs/run/workflow.ipynb #g002b
 def _shared(study: Study, arguments: list[str], names: list[str], shares: int, cwd: Path, env: dict[str, str]) -> list[str]: # Empty if no set of images is to be drawn
     "What deals each set of images to several jobs; what they draw, the ordinary command finds"
-    jobs = _planned([*arguments, "-n"], cwd, env)[2]
+    jobs = _planned([*arguments, "-n"], cwd, env).jobs
     sets = [Path(job["record"]).parent for job in jobs if job["name"].split()[0] == "paintings" or job["name"].split()[0] == "images" and not study.lora_each(job["name"].split()[1])]
     targets = [str(folder.joinpath(*share_name(k, shares), "record.json")) for folder in sets for k in range(1, shares + 1)]
     return targets + arguments[len(names):] if targets else []
 
 # %% ../../nbs/run/workflow.ipynb #g002c
 def _redate(study: Study, now: float) -> None:
-    "Date what a wrong clock dated ahead of `now` just before it, in the same order: Snakemake would take a stage for older than its input, and remove it"
+    "Set file times that lie in the future, as a clock was wrong, to just before `now`, in the same order: Snakemake would take a stage for older than its input, and remove it"
     found = [(p.stat().st_mtime_ns, p) for place in (study.runs, study.results) for name in ("record.json", "code.json", "error.txt") for p in place.rglob(name)]
     ahead = sorted(pair for pair in found if pair[0] > now * 1e9)
     for back, (_, path) in enumerate(reversed(ahead), 1): os.utime(path, ns=(int(now * 1e9) - 1000 * back,) * 2)
 
 
 def _unseen(study: Study) -> bool:
-    "Whether Snakemake did not see some stage made. It keeps a file per output, named by the output's path"
+    "Whether some stage is not the one that Snakemake saw made. It keeps a file per output, named by the output's path"
     memory = repo_root() / ".snakemake/metadata"
 
-    def seen(output: str) -> bool:
-        name = urlsafe_b64encode(output.encode()).decode()
+    def seen(code: Path) -> bool:
+        name = urlsafe_b64encode(_relative(code).encode()).decode()
         *folders, file = (name[i:i + 254] for i in range(0, len(name), 254))
-        return memory.joinpath(*(f"@{part}" for part in folders), file).exists()
+        known = memory.joinpath(*(f"@{part}" for part in folders), file)
+        record = next((p for p in (code.with_name("record.json"), study.folder(*code.parent.relative_to(study.runs).parts) / "record.json") if p.exists()), None)
+        return known.exists() and record is not None and was_made_of(code.parent, record) in known.read_text()
 
-    return not all(seen(_relative(code)) for code in study.runs.rglob("code.json"))
+    return not all(map(seen, study.runs.rglob("code.json")))
 
 
 def _again(
     study: Study, # Whose stages
     arguments: list[str], # For Snakemake
-    aside: bool = True, # Set the records of spoilt ones aside
+    aside: bool = True, # Spoilt ones lose their mark of completion
     **where, # Folder and environment
 ) -> list[str]: # For Snakemake, too
-    "Tell which finished stages are not what they were, and have them made again, even where nothing waits for them"
-    found = spoilt(study.runs, aside)
-    for stage, names in found.items(): print(f"{stage}: {names[0]} is not what was made: " + ("its record is set aside, and the stage made again" if aside else "the stage will be made again"))
-    other = _planned([*arguments, "-n"], **where)[3] if _unseen(study) else {}
+    "Report finished stages that are not what they were, and have them made again if they were asked for, even where nothing waits for them"
+    found, copied = spoilt(study.runs, aside), _unseen(study)
+    if not found and not copied: return []
+    plan = _planned([*arguments, "-n"], **where)
+    known = {study.runs / stage: names[0] for stage, names in found.items()}
+    asked = {stage["folder"] for stage in plan.stages}
+    for folder, name in known.items(): print(f"{folder.relative_to(study.runs)}: {name.rpartition('../')[2]} is not what was made: " + ("the stage is made again" if _relative(folder) in asked else "the stage will be made again when it is asked for"))
     if aside:
-        for why in other.values(): print(f"{why}: made again")
-    records = [*(_relative(study.runs / stage / "record.json") for stage in found), *other]
-    return ["--forcerun", *records] if records else []
+        for why in plan.why.values(): print(f"{why}: made again")
+    again = [folder for folder in dict.fromkeys([*map(_relative, known), *(plan.why if copied else ())]) if folder in asked]
+    return ["--forcerun", *(f"{folder}/code.json" for folder in again)] if again else []
+
 
 # %% ../../nbs/run/workflow.ipynb #g002d
 def _reproduce(study: Study, names: list[str], arguments: list[str], cores: int, plan: bool, shares: int) -> None:
@@ -436,11 +452,12 @@ def logex_reproduce(
     demo: bool = False, # What `make demo` makes: the targets and rows that the first paper names for it
 ):
     "Make a table or figure and everything that it needs"
-    cores, dataset, rows = cores or os.cpu_count(), absolute(dataset), ",".join(dict.fromkeys(r.strip() for r in rows.split(",")))
-    if demo:
-        shown = Study(papers()[0], profile, dataset).about["demo"]
-        target, rows = ",".join(f"{papers()[0]}_{t}" for t in shown["targets"]), shown["rows"]
+    cores, rows = cores or os.cpu_count(), ",".join(dict.fromkeys(r.strip() for r in rows.split(",")))
     try:
+        dataset = absolute(dataset)
+        if demo:
+            shown = Study(papers()[0], profile, dataset).about["demo"]
+            target, rows = ",".join(f"{papers()[0]}_{t}" for t in shown["targets"]), shown["rows"]
         if shares < 1: raise ValueError(f"shares is {shares}: give 1 or more")
         remote = cluster_profile(executor)
         devices = device_count(gpus, bool(remote))

@@ -107,7 +107,7 @@ PUBLISHED = study.about["published"]
 rule comparison:
     input: judged(ROWS)
     output: comparison.outputs
-    params: made_of=comparison.made_of(None, rows=list(ROWS), seeds=SEEDS, published=PUBLISHED["comparison"].get(study.name, ""))
+    params: made_of=lambda w: comparison.made_of(w, rows=list(ROWS), seeds=SEEDS, published=PUBLISHED["comparison"].get(study.name, ""))
     shell: comparison.command
 
 
@@ -120,7 +120,7 @@ grid = stage("grid", seeds=",".join(map(str, GRID)))
 rule grid:
     input: records("data"), [records("features")] if study.training("anisotropic").frozen else [], GUESSED
     output: grid.outputs
-    params: made_of=grid.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided")), alphas=study.choices.alphas, kappas=study.choices.kappas, epochs=study.choices.grid_epochs, seeds=GRID)
+    params: made_of=lambda w: grid.made_of(w, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided")), alphas=study.choices.alphas, kappas=study.choices.kappas, epochs=study.choices.grid_epochs, seeds=GRID)
     threads: grid.threads
     resources: gpu=1
     shell: grid.command
@@ -131,7 +131,7 @@ embedding = stage("embedding", seeds=",".join(map(str, GRID)))
 rule embedding:
     input: grid.outputs, [records("denoiser", "anisotropic", f"seed{s}") for s in GRID], GUESSED
     output: embedding.outputs
-    params: made_of=embedding.made_of(None, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided") | dict(samples=1)), seeds=GRID)
+    params: made_of=lambda w: embedding.made_of(w, label_diffusion=study.training("anisotropic"), label_sampling=study.settings("label_sampling", **study.differences("samplers", "strided") | dict(samples=1)), seeds=GRID)
     threads: embedding.threads
     resources: gpu=1
     shell: embedding.command
@@ -150,7 +150,7 @@ ABLATION = list(study.choices.ablation or study.about["ablation"]["rows"])
 rule ablation:
     input: judged(with_own_prior(ABLATION))
     output: ablation.outputs
-    params: made_of=ablation.made_of(None, rows=ABLATION, asked=study.about["ablation"], seeds=SEEDS)
+    params: made_of=lambda w: ablation.made_of(w, rows=ABLATION, asked=study.about["ablation"], seeds=SEEDS)
     shell: ablation.command
 
 
@@ -161,7 +161,7 @@ CONTROLS = [k for k in CONTROLLED if k in (study.choices.controls or CONTROLLED)
 rule controls:
     input: judged(with_own_prior(CONTROLS))
     output: controls.outputs
-    params: made_of=controls.made_of(None, arms=CONTROLS, asked=study.about["controls"], seeds=SEEDS)
+    params: made_of=lambda w: controls.made_of(w, arms=CONTROLS, asked=study.about["controls"], seeds=SEEDS)
     shell: controls.command
 
 
@@ -171,7 +171,7 @@ BY_CLASS = [k for k in study.choices.by_class if k in ROWS] or list(ROWS)
 rule by_class:
     input: judged(BY_CLASS)
     output: by_class.outputs
-    params: made_of=by_class.made_of(None, rows=BY_CLASS, seeds=SEEDS, published=PUBLISHED["by_class"].get(study.name, ""))
+    params: made_of=lambda w: by_class.made_of(w, rows=BY_CLASS, seeds=SEEDS, published=PUBLISHED["by_class"].get(study.name, ""))
     shell: by_class.command
 
 
@@ -181,5 +181,5 @@ NOISE = {k: v for k, v in vars(study.settings("label_diffusion")).items() if k i
 rule datasets:
     input: records("data")
     output: datasets.outputs
-    params: made_of=datasets.made_of(None, published=PUBLISHED["datasets"].get(study.name, ""), noise=NOISE)
+    params: made_of=lambda w: datasets.made_of(w, published=PUBLISHED["datasets"].get(study.name, ""), noise=NOISE)
     shell: datasets.command

@@ -149,7 +149,7 @@ table = stage("table", **ASKED)
 rule table:
     input: trained(ROWS, FOLDS)
     output: table.outputs
-    params: made_of=table.made_of(None, rows=list(ROWS), folds=FOLDS, seeds=SEEDS)
+    params: made_of=lambda w: table.made_of(w, rows=list(ROWS), folds=FOLDS, seeds=SEEDS)
     shell: table.command
 
 
@@ -158,7 +158,7 @@ gamma = stage("gamma", seeds=ASKED["seeds"])
 rule gamma:
     input: trained([*SWEPT, "random", "real"], FOLDS), [records("share", fold) for fold in FOLDS]
     output: gamma.outputs
-    params: made_of=gamma.made_of(None, gammas=FILLING.gammas, folds=FOLDS, seeds=SEEDS)
+    params: made_of=lambda w: gamma.made_of(w, gammas=FILLING.gammas, folds=FOLDS, seeds=SEEDS)
     shell: gamma.command
 
 
@@ -167,7 +167,7 @@ rejected = stage("rejected", fold=FOLDS[0])
 rule rejected:
     input: records("scores", "inpainted", FOLDS[0]), records("share", FOLDS[0])
     output: rejected.outputs
-    params: made_of=rejected.made_of(None, filling=FILLING, selection=study.settings("selection"))
+    params: made_of=lambda w: rejected.made_of(w, filling=FILLING, selection=study.settings("selection"))
     shell: rejected.command
 
 
@@ -176,7 +176,7 @@ leakage = stage("leakage", seeds=ASKED["seeds"])
 rule leakage:
     input: trained(study.choices.leakage, FOLDS + SINGLY)
     output: leakage.outputs
-    params: made_of=leakage.made_of(None, rows=list(study.choices.leakage), folds=FOLDS + SINGLY, seeds=SEEDS)
+    params: made_of=lambda w: leakage.made_of(w, rows=list(study.choices.leakage), folds=FOLDS + SINGLY, seeds=SEEDS)
     shell: leakage.command
 
 
@@ -187,7 +187,7 @@ dice = stage("dice")
 rule dice:
     input: records("data")
     output: dice.outputs
-    params: made_of=dice.made_of(None, **PAIRS)
+    params: made_of=lambda w: dice.made_of(w, **PAIRS)
     threads: dice.threads
     resources: gpu=1
     shell: dice.command
@@ -198,7 +198,7 @@ ladder = stage("ladder", fold=FOLDS[0], seeds=ASKED["seeds"])
 rule ladder:
     input: records("masks", FOLDS[0]), records("painter", FOLDS[0])
     output: ladder.outputs
-    params: made_of=ladder.made_of(None, training=study.training("real"), filling=FILLING, sampling=study.settings("paint_sampling"), seeds=SEEDS)
+    params: made_of=lambda w: ladder.made_of(w, training=study.training("real"), filling=FILLING, sampling=study.settings("paint_sampling"), seeds=SEEDS)
     threads: ladder.threads
     resources: gpu=1
     shell: ladder.command

@@ -219,7 +219,7 @@ table2 = stage("table2", **ASKED)
 rule table2:
     input: trained(ROWS)
     output: table2.outputs
-    params: made_of=table2.made_of(None, rows=list(ROWS), seeds=SEEDS)
+    params: made_of=lambda w: table2.made_of(w, rows=list(ROWS), seeds=SEEDS)
     shell: table2.command
 
 
@@ -231,7 +231,7 @@ small = stage("table2", "small", seeds=ASKED["seeds"], rows=",".join(SMALL), par
 rule table2_small:
     input: trained(SMALL)
     output: small.outputs
-    params: made_of=small.made_of(None, rows=SMALL, seeds=SEEDS)
+    params: made_of=lambda w: small.made_of(w, rows=SMALL, seeds=SEEDS)
     shell: small.command
 
 
@@ -240,7 +240,7 @@ cost = stage("cost", **ASKED)
 rule cost:
     input: records("table2"), trained(ROWS), drawn({g for arm in ROWS.values() for g in arm.generators})
     output: cost.outputs
-    params: made_of=cost.made_of(None, rows=list(ROWS), seeds=SEEDS)
+    params: made_of=lambda w: cost.made_of(w, rows=list(ROWS), seeds=SEEDS)
     shell: cost.command
 
 
@@ -251,7 +251,7 @@ table3 = stage("table3", arm="ce", seeds=ASKED["seeds"])
 rule table3:
     input: trained(["ce"])
     output: table3.outputs
-    params: made_of=table3.made_of(None, arm="ce", seeds=SEEDS)
+    params: made_of=lambda w: table3.made_of(w, arm="ce", seeds=SEEDS)
     shell: table3.command
 
 
@@ -260,7 +260,7 @@ fifty = stage("table3", "fifty", arm="fifty", seeds=ASKED["seeds"])
 rule table3_fifty:
     input: trained(["fifty"])
     output: fifty.outputs
-    params: made_of=fifty.made_of(None, arm="fifty", seeds=SEEDS)
+    params: made_of=lambda w: fifty.made_of(w, arm="fifty", seeds=SEEDS)
     shell: fifty.command
 
 
@@ -269,7 +269,7 @@ table1 = stage("table1", seeds=ASKED["seeds"])
 rule table1:
     input: records("data"), records("table3")
     output: table1.outputs
-    params: made_of=table1.made_of(None, arm="ce", seeds=SEEDS)
+    params: made_of=lambda w: table1.made_of(w, arm="ce", seeds=SEEDS)
     shell: table1.command
 
 
@@ -279,7 +279,7 @@ RUNGS = ["ce", *(arm for arm, about in study.arms.items() if about.redrawn), "ce
 rule ladder:
     input: records("data"), trained(RUNGS)
     output: ladder.outputs
-    params: made_of=ladder.made_of(None, rungs=RUNGS, seeds=SEEDS)
+    params: made_of=lambda w: ladder.made_of(w, rungs=RUNGS, seeds=SEEDS)
     resources: gpu=1
     shell: ladder.command
 
@@ -295,7 +295,7 @@ draws = stage("draws", seeds=ASKED["seeds"])
 rule draws:
     input: records("data")
     output: draws.outputs
-    params: made_of=draws.made_of(None, **recipes_of(study.choices.draw_rows), draws=study.choices.draws, seeds=SEEDS)
+    params: made_of=lambda w: draws.made_of(w, **recipes_of(study.choices.draw_rows), draws=study.choices.draws, seeds=SEEDS)
     threads: draws.threads
     resources: gpu=1
     shell: draws.command
@@ -306,7 +306,7 @@ tuning = stage("tuning", seeds=ASKED["seeds"])
 rule tuning:
     input: records("data"), drawn({g for arm in study.choices.tuned_rows for g in study.arms[arm].generators})
     output: tuning.outputs
-    params: made_of=tuning.made_of(None, **recipes_of(study.choices.tuned_rows), seeds=SEEDS)
+    params: made_of=lambda w: tuning.made_of(w, **recipes_of(study.choices.tuned_rows), seeds=SEEDS)
     threads: tuning.threads
     resources: gpu=1
     shell: tuning.command
@@ -317,7 +317,7 @@ selection = stage("selection", seeds=ASKED["seeds"])
 rule selection:
     input: records("data"), [(records("images", "logex", study.generation(s)), records("scores", "logex", "guided", study.generation(s))) for s in SEEDS]
     output: selection.outputs
-    params: made_of=selection.made_of(None, **recipes_of(["ce", "logex"]), selection=study.settings("selection"), seeds=SEEDS)
+    params: made_of=lambda w: selection.made_of(w, **recipes_of(["ce", "logex"]), selection=study.settings("selection"), seeds=SEEDS)
     threads: selection.threads
     resources: gpu=1
     shell: selection.command
@@ -330,7 +330,7 @@ FORMS = dict(forms=study.autoencoders, tunings={form: study.tuning(form) for for
 rule autoencoders:
     input: records("data"), records("base")
     output: autoencoders.outputs
-    params: made_of=autoencoders.made_of(None, **recipes_of(["ce"]), **FORMS, seeds=SEEDS)
+    params: made_of=lambda w: autoencoders.made_of(w, **recipes_of(["ce"]), **FORMS, seeds=SEEDS)
     threads: autoencoders.threads
     resources: gpu=1
     shell: autoencoders.command
@@ -343,7 +343,7 @@ BASES = dict(prompt=study.choices.prompt, pretrain=study.settings("pretrain"), l
 rule bases:
     input: records("data"), records("base"), records("lora", "tail", FIRST), trained(["oracle"], [0])
     output: bases.outputs
-    params: made_of=bases.made_of(None, **recipes_of(["ce"]), **BASES, seeds=SEEDS)
+    params: made_of=lambda w: bases.made_of(w, **recipes_of(["ce"]), **BASES, seeds=SEEDS)
     threads: bases.threads
     resources: gpu=1
     shell: bases.command
@@ -354,7 +354,7 @@ figure2 = stage("figure2", generation=FIRST)
 rule figure2:
     input: records("data"), drawn(["logex"]), trained(["oracle"], [0])
     output: figure2.outputs
-    params: made_of=figure2.made_of(None)
+    params: made_of=lambda w: figure2.made_of(w)
     resources: gpu=1
     shell: figure2.command
 
@@ -365,7 +365,7 @@ POINTS = study.points(study.choices.counts, study.settings("guidance").per_class
 rule figure3:
     input: trained(POINTS.values())
     output: figure3.outputs
-    params: made_of=figure3.made_of(None, points=POINTS, seeds=SEEDS)
+    params: made_of=lambda w: figure3.made_of(w, points=POINTS, seeds=SEEDS)
     shell: figure3.command
 
 
@@ -374,7 +374,7 @@ figure4 = stage("figure4")
 rule figure4:
     input: records("data")
     output: figure4.outputs
-    params: made_of=figure4.made_of(None)
+    params: made_of=lambda w: figure4.made_of(w)
     shell: figure4.command
 
 
@@ -385,7 +385,7 @@ oracle = stage("oracle", generation=FIRST, generators=",".join(DRAWN))
 rule oracle:
     input: records("data"), records("base"), drawn(DRAWN), trained(["oracle"], [0])
     output: oracle.outputs
-    params: made_of=oracle.made_of(None, generators=DRAWN)
+    params: made_of=lambda w: oracle.made_of(w, generators=DRAWN)
     resources: gpu=1
     shell: oracle.command
 
@@ -395,7 +395,7 @@ quality = stage("quality", generation=FIRST, generators=",".join(DRAWN))
 rule quality:
     input: records("data"), records("base"), drawn(DRAWN), trained(["oracle", "ce", "only_lora", "logex"], [0])
     output: quality.outputs
-    params: made_of=quality.made_of(None, generators=DRAWN)
+    params: made_of=lambda w: quality.made_of(w, generators=DRAWN)
     resources: gpu=1
     shell: quality.command
 
@@ -405,6 +405,6 @@ ablation = stage("ablation", generation=FIRST)
 rule ablation:
     input: records("data"), drawn(["logex", *study.variants()]), trained(["oracle"], [0])
     output: ablation.outputs
-    params: made_of=ablation.made_of(None, variants=list(study.variants()), images=study.choices.variant_images)
+    params: made_of=lambda w: ablation.made_of(w, variants=list(study.variants()), images=study.choices.variant_images)
     resources: gpu=1
     shell: ablation.command
