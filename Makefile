@@ -50,7 +50,7 @@ test: $(READY) ## every check: the chain at smoke size, the notebooks, pytest
 reproduce: $(READY) ## PROFILE= DATASET= TARGET= SEEDS=: a table or figure and what it needs
 	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --gpus "$(GPUS)" --executor "$(EXECUTOR)" --shares "$(SHARES)" --rows "$(ROWS)" --set "$(SET)"
 
-plan: $(READY) ## what `make reproduce` would run, with the same settings
+plan: $(READY) ## what `make reproduce` would run, with the same settings but SHARES
 	@logex_reproduce --profile "$(PROFILE)" --dataset "$(DATASET)" --target "$(TARGET)" --seeds "$(SEEDS)" --cores $(CORES) --gpus "$(GPUS)" --executor "$(EXECUTOR)" --rows "$(ROWS)" --set "$(SET)" --plan
 
 rehearse: $(READY) ## every stage of the published size, with narrow random networks
