@@ -246,7 +246,7 @@ def test_an_altered_file_is_made_again_by_the_ordinary_command(checkout):
     whole = (data / "images.npy").read_bytes()
     (data / "images.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     done = subprocess.run([BIN / "logex_reproduce", "--target", "logex_figure4"], capture_output=True, text=True, cwd=copy, env=os.environ | dict(PYTHONPATH=str(copy)))
-    assert not done.returncode and "data: images.npy is not what was made: its record is set aside" in done.stdout
+    assert not done.returncode and "data: images.npy is not what was made: the stage is made again" in done.stdout
     assert (data / "images.npy").read_bytes() == whole
 
 

@@ -281,7 +281,7 @@ def _tables(
     return "\n".join(parts)
 
 # %% ../../nbs/run/workflow.ipynb #g001
-_SLIP = re.compile(r"^ValueError in file .*:\n(.+)", re.M) # Of settings that only rules ask for, as Snakemake tells it
+_SLIP = re.compile(r"^(?:ValueError in file .*:\n|  ValueError: )(.+)", re.M) # Of settings that only rules ask for, as Snakemake tells it
 
 
 def _failures(
