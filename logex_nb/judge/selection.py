@@ -21,23 +21,9 @@ from ..classify.frozen import folded, orientation
 from ..classify.outputs import predict
 from ..data.tiles import Tiles
 from ..detect.tail import p_tail
+from .quality import check_sets
 
 # %% ../../nbs/judge/selection.ipynb #c006
-def _check(
-    real: np.ndarray, # Features of real images of one class `[n, d]`
-    features: np.ndarray, # Of synthetic ones `[m, d]`
-    least: int, # Real images that the score needs
-) -> tuple[np.ndarray, np.ndarray]: # Both in double precision
-    "Both as finite matrices of one width"
-    pair = [np.asarray(x, np.float64) for x in (real, features)]
-    for x, name in zip(pair, ("real", "synthetic")):
-        if x.ndim != 2: raise ValueError(f"features of {name} images have shape {list(x.shape)}: expected [n, d]")
-        if not np.isfinite(x).all(): raise ValueError(f"features of {(~np.isfinite(x)).any(1).sum()} of {len(x)} {name} images are NaN or inf")
-    if pair[0].shape[1] != pair[1].shape[1]: raise ValueError(f"features of {pair[0].shape[1]} and {pair[1].shape[1]} dimensions: expected those of one network")
-    if len(real) < least: raise ValueError(f"{len(real)} real images of a class: this score needs at least {least}; choose another score, or leave the class as it is")
-    return tuple(pair)
-
-
 def reconstruction_error(
     real: np.ndarray, # Features of real images of one class `[n, d]`
     features: np.ndarray, # Of synthetic ones `[m, d]`
@@ -45,7 +31,7 @@ def reconstruction_error(
 ) -> np.ndarray: # `[m]`
     "Feature reconstruction error (Ndiour et al. 2022)"
     if not 0 < variance < 1: raise ValueError(f"variance is {variance}: choose a share between 0 and 1")
-    real, features = _check(real, features, 4)
+    real, features = check_sets(real, features, 4, 0)
     mean = real.mean(0)
     from_images = len(real) < real.shape[1] # the smaller of the two matrices of products has the same axes
     products = (real - mean) @ (real - mean).T if from_images else (real - mean).T @ (real - mean)
@@ -62,7 +48,7 @@ def shrunk_mahalanobis(
     features: np.ndarray, # Of synthetic ones `[m, d]`
 ) -> np.ndarray: # `[m]`
     "Mahalanobis distance to the class, with a shrunk covariance"
-    real, features = _check(real, features, 2)
+    real, features = check_sets(real, features, 2, 0)
     mean = real.mean(0)
     white = np.linalg.cholesky(np.linalg.inv(ledoit_wolf(real - mean, assume_centered=True)[0]))
     return np.linalg.norm((features - mean) @ white, axis=1)
@@ -75,7 +61,7 @@ def neighbour_distance(
 ) -> np.ndarray: # `[m]`
     "Distance to the k-th nearest real image of the class"
     if k < 1: raise ValueError(f"k is {k}: choose at least 1")
-    real, features = _check(real, features, 1)
+    real, features = check_sets(real, features, 1, 0)
     at = min(k, len(real)) - 1
     return np.concatenate([np.partition(cdist(part, real), at, axis=1)[:, at] for part in np.array_split(features, -(-len(features) // 2048))])
 
