@@ -4,13 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
 
 
+@pytest.mark.skipif(any((ROOT / "runs/rehearsal").glob("*/logex/**/record.json")), reason="a rehearsal ran here: its stages are there already")
 def test_a_rehearsal_can_be_planned_and_leaves_no_stage_of_the_table_out():
     done = subprocess.run([BIN / "logex_rehearse", "--plan", "--cores", "1"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-1000:]
     planned = set(re.findall(r"^(\w+) +\d+\b", done.stdout, re.M))
-    made = {p.parent.name for p in (ROOT / "runs/rehearsal").glob("*/logex/**/record.json")} # a copy in which it ran already has nothing to do
-    assert planned or made
-    if not made: assert {"data", "base", "lora", "images", "outliers", "energy", "classifier", "table2", "figure2", "figure4", "oracle"} <= planned
+    assert {"data", "base", "lora", "images", "outliers", "energy", "classifier", "table2", "figure2", "figure4", "oracle"} <= planned
