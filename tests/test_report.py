@@ -33,7 +33,7 @@ def test_two_writers_lose_nothing(tmp_path):
     for w in writers: w.join()
     assert [w.exitcode for w in writers] == [0, 0]
     assert len(read_runs(path)) == 16
-    assert os.listdir(path.parent) == ["runs.csv"]
+    assert sorted(os.listdir(path.parent)) == [".runs.csv.lock", "runs.csv"]
 
 
 def test_values_survive_many_rewrites(tmp_path):
