@@ -154,12 +154,17 @@ def test_frozen_statistics_do_not_move(tmp_path, monkeypatch):
     (dict(val_labels=np.full(18, 2)), r"no validation image of head \['a', 'b'\]"),
     (dict(tail=[]), "need at least one class"),
     (dict(tail=[0, 1, 2]), "need at least one class"),
-    (dict(config=replace(CONFIG, loss="ldma")), "no loss 'ldma': choose from"),
-    (dict(config=replace(CONFIG, class_weights="rw")), "no class weights 'rw': choose from"),
 ])
 def test_mistakes_are_named_before_anything_is_trained(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message): run(tmp_path / "a", **changes)
     assert not list(tmp_path.glob("a/*"))
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(loss="ldma"), "no loss 'ldma': choose from"), (dict(class_weights="rw"), "no class_weights 'rw': choose from"),
+    (dict(posthoc="adjust", head="cosine"), "a cosine head has none")])
+def test_a_wrong_setting_is_named_when_it_is_given(changes, message):
+    with pytest.raises(ValueError, match=message): replace(CONFIG, **changes)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
