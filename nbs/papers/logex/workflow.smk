@@ -274,7 +274,7 @@ rule table1:
 
 
 ladder = stage("ladder", seeds=ASKED["seeds"])
-RUNGS = ["ce", *(arm for arm, about in study.arms.items() if about.redrawn), "ceiling"]
+RUNGS = ["ce", "ceiling", *(arm for arm, about in study.arms.items() if about.redrawn)]
 
 rule ladder:
     input: records("data"), trained(RUNGS)
