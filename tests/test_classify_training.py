@@ -161,7 +161,7 @@ def test_mistakes_are_named_before_anything_is_trained(tmp_path, changes, messag
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(loss="ldma"), "no loss 'ldma': choose from"), (dict(class_weights="rw"), "no class_weights 'rw': choose from"),
+    (dict(loss="ldma"), "no loss 'ldma': choose from"), (dict(class_weights="rw"), "no class weights 'rw': choose from"),
     (dict(posthoc="adjust", head="cosine"), "a cosine head has none")])
 def test_a_wrong_setting_is_named_when_it_is_given(changes, message):
     with pytest.raises(ValueError, match=message): replace(CONFIG, **changes)

@@ -34,6 +34,13 @@ def test_no_link_around_a_link(path):
     assert not re.findall(r"\[`[\w.]+`\]\([^)]*\)", prose(path))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_no_output_names_a_place_on_a_machine(path):
+    "A warning does, and it belongs to that machine"
+    shown = [str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", "")) for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])]
+    assert not [text for text in shown if "site-packages" in text]
+
+
 def prose(path: Path) -> str:
     return "\n\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
 

@@ -16,7 +16,7 @@ from execnb.shell import CaptureShell
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for room in ("stages", "papers") for path in (ROOT / "nbs" / room).rglob("*.ipynb"))
-READERS = PAGES + sorted([*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs" / "tutorials").glob("*.ipynb")])  # pages that may show results/
+READERS = [*PAGES, ROOT / "nbs" / "start_here.ipynb", *sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))]  # may show results/; what the index shows is in README.md
 QUOTED = r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$"  # code and formulas: settings stand here
 NAMED = r"\]\([^)\s]*\)|\b(?:Stable Diffusion|[Ss]ection|Figure|Table|Python) \d+\.\d+"  # links, names with a number
 NUMBER = r"(?<![\w.,])(?:\d+\.\d+(?!\.?\d)|\d+(?=\s?%))"  # decimals, and integers in percent

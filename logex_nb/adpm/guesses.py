@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .loop import fit, load_learned, together
 from .priors import Prior, PriorNet, prior_loss
-from .views import Views, digest_of
+from .views import Views, looked_at
 from ..classify.checkpoints import run_key
 from ..core import child_seed
 
@@ -42,7 +42,7 @@ def train_prior(
     counts, where = np.bincount(labels[ids], minlength=len(classes)), torch.as_tensor(ids)
     truth = torch.as_tensor(labels[ids], device=device)
     one_batch = lambda rows, g: prior_loss(net(views.look(where[rows], g)), truth[rows.to(device)], counts, config)
-    key = run_key(asdict(config), seed, labels, ids, digest_of(views))
+    key = run_key(asdict(config), seed, labels, ids, *looked_at(views))
     fit(together(net, views), one_batch, len(ids), config, seed, folder, key, progress)
     return net
 

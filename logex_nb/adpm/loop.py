@@ -66,9 +66,9 @@ def fit(
         net.train()
         for ids in shuffled(rows, config.batch, order):
             lr = _warmup_cosine(step, config.epochs * per_epoch, about["warmup"] * per_epoch, config.lr, about["min_lr"])
-            mine, step = _share(ids, number, many), step + 1
-            loss = one_batch(mine, draws)
-            optimizer.zero_grad(), (loss * (len(mine) * many / len(ids) if len(mine) < len(ids) else 1)).backward()
+            mine, weight = _share(ids, number, many)
+            loss, step = one_batch(mine, draws), step + 1
+            optimizer.zero_grad(), (weight * loss).backward()
             _step(optimizer, lr, about["clip_grad"])
             if about["ema"]: kept["average"] = _averaged(kept["average"], net, min(about["ema"], step / (step + 9)))
             total = total + loss.detach() * len(ids)
@@ -88,9 +88,10 @@ def _optimizer(net: nn.Module, config: Any, apart: dict | None) -> torch.optim.O
     return torch.optim.AdamW([main, apart] if apart else [main], config.lr, weight_decay=config.weight_decay, amsgrad=isinstance(config, Prior), fused=True)
 
 
-def _share(ids: Tensor, number: int, many: int) -> Tensor:
+def _share(ids: Tensor, number: int, many: int) -> tuple[Tensor, float]: # And the weight of its loss, as gradients are averaged
     "What one of several processes takes of a batch: two images at least, for the sake of batch statistics, or all"
-    return ids[number::many] if len(ids) >= 2 * many else ids
+    if len(ids) < 2 * many: return ids, 1.
+    return ids[number::many], len(ids[number::many]) * many / len(ids)
 
 
 def _seeded(seed: int, epoch: int, process: int) -> tuple[torch.Generator, torch.Generator]:

@@ -20,7 +20,7 @@ from .diffusion import LEVELS, LabelSampling, diffusion_loss, draw_labels, image
 from .guesses import Guesser, check_labels, prior_logits
 from .loop import fit, load_learned, together
 from .noise import LabelScheduler, noise_levels
-from .views import Views, digest_of
+from .views import Views, looked_at
 from ..classify.checkpoints import run_key
 from ..core import child_seed
 from ..detect.classification import classification_report
@@ -159,7 +159,7 @@ def train_denoiser(
 
     net, apart, begun = _learners(together(denoiser, views), guesses, config)
     chosen_by = () if config.select == "last" else validation
-    key = run_key(asdict(config) | dict(sampling="", further=(), begun=asdict(guesses.config) if joint else {}), seed, labels, ids, *begun, *chosen_by, digest_of(views))
+    key = run_key(asdict(config) | dict(sampling="", further=(), begun=asdict(guesses.config) if joint else {}), seed, labels, ids, *begun, *chosen_by, *looked_at(views))
     fit(net, one_batch, len(ids), config, seed, folder, key, progress, apart, None if config.select == "last" else value)
     return denoiser
 

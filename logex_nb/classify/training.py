@@ -86,11 +86,11 @@ def _check_settings(config: Training) -> None:
     known = dict(select=["paper", "balanced"], bn_mode=["paper", "clean"],
                  head=["linear", "cosine"], reduction=["mean", "weighted"],
                  sampling=["random", "balanced"], posthoc=["none", "tau_norm", "adjust"],
-                 loss=["ce", "focal", "ldam", "hod", "balanced_softmax"], class_weights=["none", "cb", "inverse"],
                  precision=list(PRECISIONS))
     for key, choices in known.items():
         if getattr(config, key) not in choices:
             raise ValueError(f"no {key} {getattr(config, key)!r}: choose from {choices}")
+    make_loss(config.loss, [1, 1], [1]), make_weights(config.class_weights, [1, 1]) # they know theirs
     if config.smote and not config.frozen: raise ValueError(f"smote is {config.smote}: only a frozen body gives vectors that can be blended, set frozen = true")
     for key in ("jitter", "rotation", "hflip", "vflip"):
         usual, value = getattr(Training, key), getattr(config, key)

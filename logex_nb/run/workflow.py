@@ -330,6 +330,7 @@ def _planned(arguments: list[str], cwd: Path, env: dict[str, str]) -> _Plan:
         return _Plan(snakemake.exitcode, words, stages, [s for s in stages if s["record"] in wanted], dict(map(json.loads, why.read_text().splitlines())))
 
 
+# %% ../../nbs/run/workflow.ipynb #g002p
 def _priced(study: Study, jobs: list[dict], missing: str) -> tuple[str, list[str]]: # For a terminal, and what to do about weights that are not here
     "What the jobs take"
     from logex_nb.run.price import card_rates, in_words, price, to_fetch # here, as every job of Snakemake imports this module
@@ -387,17 +388,18 @@ def _again(
     **where, # Folder and environment
 ) -> list[str]: # For Snakemake, too
     "Report finished stages that are not what they were, and have them made again if they were asked for, even where nothing waits for them"
-    found, copied = spoilt(study.runs, aside), _unseen(study)
+    found = {_relative(study.runs / stage): names[0] for stage, names in spoilt(study.runs, aside).items()}
+    copied = _unseen(study)
     if not found and not copied: return []
     plan = _planned([*arguments, "-n"], **where)
-    known = {study.runs / stage: names[0] for stage, names in found.items()}
     asked = {stage["folder"] for stage in plan.stages}
-    for folder, name in known.items(): print(f"{folder.relative_to(study.runs)}: {name.rpartition('../')[2]} is not what was made: " + ("the stage is made again" if _relative(folder) in asked else "the stage will be made again when it is asked for"))
+    for folder, name in found.items():
+        stage, then = Path(folder).relative_to(_relative(study.runs)), "the stage is made again" if folder in asked else "the stage will be made again when it is asked for"
+        print(f"{stage}: {name.rpartition('../')[2]} is not what was made: {then}")
     if aside:
         for why in plan.why.values(): print(f"{why}: made again")
-    again = [folder for folder in dict.fromkeys([*map(_relative, known), *(plan.why if copied else ())]) if folder in asked]
+    again = [folder for folder in dict.fromkeys([*found, *(plan.why if copied else ())]) if folder in asked]
     return ["--forcerun", *(f"{folder}/code.json" for folder in again)] if again else []
-
 
 # %% ../../nbs/run/workflow.ipynb #g002d
 def _reproduce(study: Study, names: list[str], arguments: list[str], cores: int, plan: bool, shares: int) -> None:
