@@ -50,7 +50,7 @@ def seen(w):
 rule all:
     localrule: True
     default_target: True
-    input: [records(t) for t, about in study.about["targets"].items() if not about.get("alone")]
+    input: [p for t, about in study.about["targets"].items() if not about.get("alone") for p in stage(t).outputs]
 
 
 # Learning

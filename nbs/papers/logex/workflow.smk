@@ -68,7 +68,7 @@ def drawn(generators):
 rule all:
     localrule: True
     default_target: True
-    input: [records(t) for t, about in study.about["targets"].items() if not about.get("alone") and (POOL or not about.get("pool"))]
+    input: [p for t, about in study.about["targets"].items() if not about.get("alone") and (POOL or not about.get("pool")) for p in stage(t).outputs]
 
 
 # Images. One core each: generators side by side draw 1.2 times as much as one on two cores, a classifier fits beside one,
