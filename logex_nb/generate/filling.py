@@ -113,7 +113,7 @@ def filled_set(
         if strange := sorted(set(of.sources) - set(train.table.image)): raise ValueError(f"{name} is painted into {strange[0]!r}, which is no training image of this fold: paint the fold's own images again")
         by = entry.get("by")
         if by and by not in of.scores: raise ValueError(f"no score {by!r}: choose from {[c for c in of.scores if c not in NO_SCORES]}")
-        copies = of.scores["copy"].to_numpy() if by and by != "random" else None
+        copies = of.scores["copy"].to_numpy() if by else None
         kept = keep_painted(of.labels, wanted, entry.get("keep", gamma) if by else 1., of.scores[by] if by else None, copies)
         if "sources" in entry:
             row_of = {image: row for row, image in enumerate(train.table.image)}

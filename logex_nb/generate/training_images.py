@@ -58,7 +58,7 @@ def _drawn(tiles: Tiles, entry: dict, drawn: dict[str, Path], scores: dict[tuple
     table = pd.read_csv(scores[entry["images"], kind] / "scores.csv")
     if table.class_id.tolist() != labels.tolist(): raise ValueError(f"the scores are not those of the images in {folder}: run the stage scores again")
     if entry["by"] not in table: raise ValueError(f"no score {entry['by']!r}: choose from {[name for name in table if name not in NO_SCORES]}")
-    kept = keep_lowest(table[entry["by"]], labels, entry["keep"], None if entry["by"] == "random" else table["copy"].to_numpy())
+    kept = keep_lowest(table[entry["by"]], labels, entry["keep"], table["copy"].to_numpy())
     return images[kept], labels[kept]
 
 # %% ../../nbs/generate/training_images.ipynb #t005b
