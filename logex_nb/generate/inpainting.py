@@ -28,6 +28,7 @@ from ..classify.checkpoints import run_key
 from ..core import autocast, child_seed, fingerprint, settled, sha256
 from .manifest import fill_folder
 from .masks import check_masks, dilated
+from .batching import computing_seconds
 from .pipeline import StableDiffusionPipeline, UNet2DConditionModel, decode_latents, encode_images, encode_prompts, image_side, load_pipeline, save_pipeline
 from .pretraining import dihedral, fit_averaged, snr_weights
 from .sampler import ddim_plan, ddim_step
@@ -179,7 +180,7 @@ def paste(
     feather: float = 2., # Pixels inside the mask over which both are mixed
 ) -> np.ndarray: # uint8 `[n, h, h, 3]`
     "The painted part in its photograph, whose pixels outside the mask stay as they are"
-    share = np.stack([np.clip(distance_transform_edt(mask) / max(feather, 1e-6), 0, 1) for mask in masks])[..., None]
+    share = np.stack([mask * 1. if mask.all() else np.clip(distance_transform_edt(mask) / max(feather, 1e-6), 0, 1) for mask in masks])[..., None] # without an outside there is no distance to it
     return np.where(share > 0, np.rint(images * (1 - share) + painted * share), images).astype(np.uint8)
 
 # %% ../../nbs/generate/inpainting.ipynb #c012c
@@ -343,10 +344,10 @@ def paint_folder(
 
     def draw(todo, batch):
         for first in range(0, len(todo), batch):
-            some, began = [of[k] for k in todo[first:first + batch]], time.process_time()
+            some, began = [of[k] for k in todo[first:first + batch]], computing_seconds(painter.pipe.unet.device)
             made = paint(painter, images[[p.row for p in some]], np.stack([p.mask for p in some]), [painter.classes.index(p.name) for p in some], [p.seed for p in some],
                          images[[p.start for p in some]], steps=config.num_inference_steps, scale=config.guidance_scale, feather=config.feather, batch=batch, precision=config.precision, progress=False)
-            seconds = round((time.process_time() - began) / len(some), 2)
+            seconds = round((computing_seconds(painter.pipe.unet.device) - began) / len(some), 2)
             for p, image in zip(some, made):
                 about = {"class": p.name, "index": p.index, "method": "inpainting", "seconds": seconds} | plan[p.name, p.index]
                 yield about, dict(painted=image)

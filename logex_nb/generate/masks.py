@@ -72,7 +72,7 @@ def not_among(
     def small(x): # Standardised `[n, 256]`
         grey = torch.from_numpy(np.ascontiguousarray(x)).float().mean(-1)[:, None]
         flat = nn.functional.interpolate(grey, (16, 16), mode="area")
-        return [(y - y.mean(1, keepdim=True)) / y.std(1, keepdim=True).clamp(min=1e-6) for y in (dihedral(flat, k).flatten(1) for k in range(8))]
+        return [(y - y.mean(1, keepdim=True)) / y.std(1, correction=0, keepdim=True).clamp(min=1e-6) for y in (dihedral(flat, k).flatten(1) for k in range(8))]
     theirs = small(others)[0]
     return ~np.logical_or.reduce([(mine @ theirs.T / 256).max(1).values.numpy() > likeness for mine in small(images)])
 
