@@ -35,7 +35,7 @@ def fetch(
     "One batch as floats, channels last in memory"
     at = [ids]
     if held.ndim != 4: at.append(torch.randint(held.shape[1], ids.shape, generator=generator) if generator else 0 * ids)
-    if isinstance(held, Tensor): part = held[[i.to(held.device) for i in at]]
+    if isinstance(held, Tensor): part = held[tuple(i.to(held.device) for i in at)]
     else: part = torch.from_numpy(held[tuple(i.numpy() for i in at)]).to(device)
     return part.float() if held.ndim == 3 else part.permute(0, 3, 1, 2).float() / 255
 
