@@ -179,6 +179,7 @@ def stage_price(
     "What one stage draws, computes and leaves on the disk"
     pixels, (stage, *parts) = 3 * study.settings("protocol").size**2, name.split()
     if stage == "lora":
+        if settings["lora"].get("file"): return {} # it is given, and only copied
         config, ops = settings["lora"], _generator(study, "50", 0)
         return dict(operations=config["steps"] * config["batch"] * config["accumulation"] * ops.step_both / 2)
     if not counts: return {}
