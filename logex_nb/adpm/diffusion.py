@@ -90,7 +90,7 @@ SAMPLERS = "truncated", "strided", "ddim", "point" # How a label is drawn
 
 @dataclass(frozen=True)
 class LabelSampling:
-    "How labels are drawn and turned into a prediction; the defaults are the released ones"
+    "How labels are drawn and turned into a prediction; the defaults are the released ones, but for `clip`, which is ours"
     sampler: str = "truncated" # One of `SAMPLERS`
     steps: int = 250 # Of the chain; `point` has one
     samples: int = 1 # Labels drawn for each image
