@@ -295,7 +295,8 @@ def environment() -> dict[str, Any]: # Versions, device, commit
     import torch
     packages = "torch diffusers transformers peft accelerate numpy scikit-learn".split()
     here = Path(__file__).parent if "__file__" in globals() else None
-    git = lambda *words: subprocess.run(["git", *words], cwd=here, capture_output=True, text=True).stdout.strip() if shutil.which("git") else "" # a finished stage is not lost for want of it
+    there = shutil.which("git") # a finished stage is not lost for want of it
+    git = lambda *words: subprocess.run([there, *words], cwd=here, capture_output=True, text=True).stdout.strip() if there else ""
     commit = git("describe", "--always", "--abbrev=12")
     edited = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)results") # a run writes those itself
     gpu = torch.cuda.is_available()

@@ -1,5 +1,8 @@
 "Everything that learns sees the training images of its fold, and no others"
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +10,8 @@ import pytest
 
 from logex_nb.data.protocols import fold_of
 from logex_nb.data.tiles import load_tiles
+from logex_nb.run.study import Study
+from logex_nb.run.workflow import snakemake_arguments
 
 ROOT = Path(__file__).parent.parent
 RUNS = [p for p in (ROOT / "runs").glob("*/*/isic") if (p / "data" / "record.json").exists()]
@@ -50,3 +55,11 @@ def test_no_image_of_a_test_fold_is_painted_into(file):
 def test_every_arm_takes_the_same_number_of_steps(run):
     settings = [json.loads(p.read_text())["config"]["training"] for p in run.glob("classifier/*/*/*/record.json")]
     assert len({(s["epochs"], s["updates"]) for s in settings}) == 1 and settings[0]["updates"]
+
+
+def test_paintings_are_judged_by_the_classifier_that_was_waited_for():
+    arguments = snakemake_arguments(Study("isic", "smoke", "phantom_skin"), ["table"], seeds="3,4", plan=True)
+    done = subprocess.run([sys.executable, "-m", "snakemake", *arguments, "--printshellcmds"], cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    judged = re.findall(r"logex_run \S+/scores\.ipynb .*", done.stdout)
+    assert judged and all(" seed=3 " in command for command in judged), done.stdout

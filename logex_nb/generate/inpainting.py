@@ -7,7 +7,6 @@ __all__ = ['inpainting_unet', 'ClassTokens', 'ClassPrompts', 'Painter', 'new_pai
            'paint', 'Inpainting', 'train_painter', 'Painting', 'PaintSampling', 'paint_folder']
 
 # %% ../../nbs/generate/inpainting.ipynb #c002
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,9 +25,9 @@ from tqdm import tqdm
 
 from ..classify.checkpoints import run_key
 from ..core import autocast, child_seed, fingerprint, settled, sha256
+from .batching import computing_seconds
 from .manifest import fill_folder
 from .masks import check_masks, dilated
-from .batching import computing_seconds
 from .pipeline import StableDiffusionPipeline, UNet2DConditionModel, decode_latents, encode_images, encode_prompts, image_side, load_pipeline, save_pipeline
 from .pretraining import dihedral, fit_averaged, snr_weights
 from .sampler import ddim_plan, ddim_step
@@ -180,7 +179,8 @@ def paste(
     feather: float = 2., # Pixels inside the mask over which both are mixed
 ) -> np.ndarray: # uint8 `[n, h, h, 3]`
     "The painted part in its photograph, whose pixels outside the mask stay as they are"
-    share = np.stack([mask * 1. if mask.all() else np.clip(distance_transform_edt(mask) / max(feather, 1e-6), 0, 1) for mask in masks])[..., None] # without an outside there is no distance to it
+    inside = lambda mask: np.full(mask.shape, np.inf) if mask.all() else distance_transform_edt(mask) # scipy measures to a corner where there is no outside
+    share = np.stack([np.clip(inside(mask) / max(feather, 1e-6), 0, 1) for mask in masks])[..., None]
     return np.where(share > 0, np.rint(images * (1 - share) + painted * share), images).astype(np.uint8)
 
 # %% ../../nbs/generate/inpainting.ipynb #c012c
