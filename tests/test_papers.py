@@ -60,3 +60,11 @@ def test_published_numbers_that_a_study_names_exist():
     for table in [*named["comparison"].values(), *named["by_class"].values()]: assert len(published(table))
     assert set(named["datasets"].values()) <= set(published("adpm_table1").method)
     assert all(" " in metric for table in named["by_class"].values() for metric in published(table).metric) # 'recall MEL'
+
+
+@pytest.mark.skipif(not list((ROOT / "runs/smoke").glob("*/*/data/code.json")), reason="the chain at smoke size has not run here")
+def test_a_complete_stage_keeps_nothing_to_resume_from():
+    "Made again, as its code has changed, it would go on with what the old code had learned"
+    complete = [p.parent for p in (ROOT / "runs/smoke").glob("*/*/**/code.json")]
+    assert {"base", "classifier"} <= {part for folder in complete for part in folder.parts}
+    assert not [p for folder in complete for name in ("*.pt", "first-*", "encoder.safetensors", "outliers.safetensors") for p in folder.glob(name)]
