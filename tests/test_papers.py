@@ -34,7 +34,8 @@ def test_generated_images_are_read_at_the_size_of_real_ones(notebook):
     for call in calls(notebook, "read_synthetic"): assert "size=tiles.images.shape[-2]" in call
 
 
-def test_classifiers_are_loaded_at_all():
+def test_classifiers_and_images_are_loaded_at_all():
+    assert {p.stem for p in NOTEBOOKS if list(calls(p, "read_synthetic"))} >= {"oracle", "quality", "scores", "selection"}
     assert {p.stem for p in NOTEBOOKS if list(calls(p, "load_classifier"))} >= {"images", "oracle", "ablation", "figure2", "quality"}
 
 
